@@ -1,0 +1,160 @@
+// Turns every formula of the registry into loops over memory. Compiled once per ISA; the object exports one symbol.
+#include <cstdint>
+#include <type_traits>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "../table.h"
+
+namespace {
+
+using gaudi3_rt::DType;
+using gaudi3_rt::kChunk;
+using gaudi3_rt::kMaxOperands;
+using gaudi3_rt::kTile;
+using gaudi3_rt::Operand;
+
+#include "../arithmetic.h"
+#include "../vectors.h"
+
+#define GAUDI3_RT_FORMULAS
+#include "../registry.h"
+
+template <class Codec>
+void decode(const void* data, std::int64_t begin, std::int64_t n, float* out) {
+  const auto* stored = static_cast<const typename Codec::Stored*>(data) + begin;
+  std::int64_t i = 0;
+#ifdef __F16C__
+  if constexpr (std::is_same_v<Codec, F16>) {
+    for (; i + 8 <= n; i += 8) F16::load8(stored + i, out + i);
+  }
+#endif
+  for (; i < n; ++i) out[i] = Codec::load(stored[i]);
+}
+
+template <class Codec>
+void encode(void* data, std::int64_t begin, std::int64_t n, const float* in) {
+  auto* stored = static_cast<typename Codec::Stored*>(data) + begin;
+  std::int64_t i = 0;
+#ifdef __F16C__
+  if constexpr (std::is_same_v<Codec, F16>) {
+    for (; i + 8 <= n; i += 8) F16::store8(stored + i, in + i);
+  }
+#endif
+  for (; i < n; ++i) stored[i] = Codec::store(in[i]);
+}
+
+// The floats [begin, begin + n) of an operand: in place where it is float, else decoded into buffer.
+float* read(const Operand& operand, std::int64_t begin, std::int64_t n, float* buffer) {
+  switch (operand.dtype) {
+    case DType::f32: return static_cast<float*>(operand.data) + begin;
+    case DType::bf16: decode<BF16>(operand.data, begin, n, buffer); break;
+    case DType::f16: decode<F16>(operand.data, begin, n, buffer); break;
+  }
+  return buffer;
+}
+
+void write(const Operand& operand, std::int64_t begin, std::int64_t n, const float* buffer) {
+  switch (operand.dtype) {
+    case DType::f32: break;  // was updated in place
+    case DType::bf16: encode<BF16>(operand.data, begin, n, buffer); break;
+    case DType::f16: encode<F16>(operand.data, begin, n, buffer); break;
+  }
+}
+
+// Asks for the next tile of an operand that will be decoded, so that its loads go on while this tile is computed.
+void prefetch(const Operand& operand, std::int64_t begin, std::int64_t n) {
+  constexpr std::int64_t kLine = 64 / sizeof(std::uint16_t);
+  if (operand.dtype == DType::f32) return;
+  const auto* next = static_cast<const std::uint16_t*>(operand.data) + begin;
+  for (std::int64_t i = 0; i < n && i < kTile; i += kLine) __builtin_prefetch(next + i);
+}
+
+// The inner loop. The operands of one call never overlap (TensorList refuses that), which the pragma tells the
+// compiler.
+template <class Kernel>
+void update(const Kernel& kernel, float* const (&x)[2 + Kernel::kStates], std::int64_t n, float grad_factor) {
+  const Kernel k = kernel;
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    float param = x[0][i];
+    float state[Kernel::kStates];
+    for (int j = 0; j < Kernel::kStates; ++j) state[j] = x[2 + j][i];
+    k.step(param, grad_factor * x[1][i], state);
+    x[0][i] = param;
+    for (int j = 0; j < Kernel::kStates; ++j) x[2 + j][i] = state[j];
+  }
+}
+
+template <class Kernel>
+void step_chunk(const void* constants, const Operand* operands, std::int64_t begin, std::int64_t n, float grad_factor) {
+  constexpr int kOperands = 2 + Kernel::kStates;
+  static_assert(kOperands <= kMaxOperands && sizeof(Kernel) <= gaudi3_rt::kConstantsBytes);
+  const Kernel& kernel = *static_cast<const Kernel*>(constants);
+  alignas(64) float buffers[kOperands][kTile];
+  for (const std::int64_t end = begin + n; begin < end; begin += kTile) {
+    const std::int64_t tile = end - begin < kTile ? end - begin : kTile;
+    float* x[kOperands];
+    for (int j = 0; j < kOperands; ++j) x[j] = read(operands[j], begin, tile, buffers[j]);
+    for (int j = 0; j < kOperands; ++j) prefetch(operands[j], begin + tile, end - begin - tile);
+    update(kernel, x, tile, grad_factor);
+    for (int j = 0; j < kOperands; ++j) {
+      if (j != 1) write(operands[j], begin, tile, x[j]);
+    }
+  }
+}
+
+// Adds n floats to one stream; lane = place in the stream modulo eight, also in a ragged end.
+template <class Reduction>
+void add_stream(Reduction& sum, int stream, const float* x, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) sum.add(stream, x + i);
+  if (i < n) {
+    float padded[8] = {};  // a zero changes neither a sum of squares nor a test for non-finite values
+    for (std::int64_t j = i; j < n; ++j) padded[j - i] = x[j];
+    sum.add(stream, padded);
+  }
+}
+
+// A chunk is read as four streams side by side: one core has more loads in flight that way than with one stream.
+template <class Reduction>
+double reduce_chunk(const Operand& operand, std::int64_t begin, std::int64_t n) {
+  constexpr std::int64_t kStream = kChunk / kStreams;
+  alignas(64) float buffers[kStreams][kTile];
+  Reduction sum;
+  for (std::int64_t offset = 0; offset < kStream; offset += kTile) {
+    const float* x[kStreams];
+    std::int64_t length[kStreams];
+    for (int s = 0; s < kStreams; ++s) {
+      const std::int64_t first = s * kStream + offset;
+      const std::int64_t left = n - first;
+      length[s] = left < 0 ? 0 : left < kTile ? left : kTile;
+      x[s] = length[s] > 0 ? read(operand, begin + first, length[s], buffers[s]) : nullptr;
+    }
+    if (length[kStreams - 1] == kTile) {
+      for (std::int64_t i = 0; i < kTile; i += 8) {
+        for (int s = 0; s < kStreams; ++s) sum.add(s, x[s] + i);
+      }
+    } else {
+      for (int s = 0; s < kStreams; ++s) add_stream(sum, s, x[s], length[s]);
+    }
+  }
+  return sum.value();
+}
+
+#if defined(__AVX512F__)
+constexpr char kName[] = "avx512";
+#elif defined(__AVX2__)
+constexpr char kName[] = "avx2";
+#else
+constexpr char kName[] = "scalar";
+#endif
+
+}  // namespace
+
+#define GAUDI3_RT_STEP(stem, Type) step_chunk<Type>,
+#define GAUDI3_RT_REDUCE(stem, Type) reduce_chunk<Type>,
+extern const gaudi3_rt::IsaTable GAUDI3_RT_TABLE;
+const gaudi3_rt::IsaTable GAUDI3_RT_TABLE = {
+    kName, {GAUDI3_RT_KERNELS(GAUDI3_RT_STEP)}, {GAUDI3_RT_REDUCTIONS(GAUDI3_RT_REDUCE)}};

@@ -1,0 +1,129 @@
+#include "describe.h"
+
+#include <algorithm>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+
+namespace py = pybind11;
+
+namespace gaudi3_rt {
+namespace {
+
+// The method's result, or nothing if it raised (a layout without that notion, a tensor without storage).
+template <class T>
+std::optional<T> ask(PyObject* object, const char* method) {
+  const auto result = py::reinterpret_steal<py::object>(PyObject_CallMethod(object, method, nullptr));
+  if (!result) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  return result.cast<T>();
+}
+
+dlpack::DataType data_type(const std::string& torch_name) {
+  if (torch_name == "torch.float32") return {dlpack::kFloat, 32, 1};
+  if (torch_name == "torch.float64") return {dlpack::kFloat, 64, 1};
+  if (torch_name == "torch.float16") return {dlpack::kFloat, 16, 1};
+  if (torch_name == "torch.bfloat16") return {dlpack::kBfloat, 16, 1};
+  return {0, 0, 0};
+}
+
+}  // namespace
+
+std::int64_t Description::length() const {
+  std::int64_t n = 1;
+  for (std::int32_t d = 0; d < ndim; ++d) n *= shape[d];
+  return n;
+}
+
+std::optional<DType> Description::codec() const {
+  if (dtype.lanes != 1) return std::nullopt;
+  if (dtype.code == dlpack::kFloat && dtype.bits == 32) return DType::f32;
+  if (dtype.code == dlpack::kFloat && dtype.bits == 16) return DType::f16;
+  if (dtype.code == dlpack::kBfloat && dtype.bits == 16) return DType::bf16;
+  return std::nullopt;
+}
+
+bool Description::is_dense() const {
+  std::int64_t expected = 1;
+  bool contiguous = true;
+  for (std::int32_t d = ndim - 1; d >= 0; --d) {
+    contiguous = contiguous && (shape[d] == 1 || strides[d] == expected);
+    expected *= shape[d];
+  }
+  if (contiguous || expected == 0) return true;
+
+  std::vector<std::array<std::int64_t, 2>> by_stride;
+  for (std::int32_t d = 0; d < ndim; ++d) {
+    if (shape[d] != 1) by_stride.push_back({strides[d], shape[d]});
+  }
+  std::sort(by_stride.begin(), by_stride.end());
+  expected = 1;
+  for (const auto& [stride, size] : by_stride) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+bool Description::has_shape_of(const Description& other) const {
+  return ndim == other.ndim && std::equal(shape, shape + ndim, other.shape);
+}
+
+bool Description::has_strides_of(const Description& other) const {
+  for (std::int32_t d = 0; d < ndim; ++d) {
+    if (shape[d] != 1 && strides[d] != other.strides[d]) return false;
+  }
+  return true;
+}
+
+Describer::Describer(py::type tensor_type, bool use_exchange_table)
+    : tensor_type_(std::move(tensor_type)), base_dispatch_(tensor_type_.attr("__torch_dispatch__")) {
+  if (!use_exchange_table || !py::hasattr(tensor_type_, dlpack::kExchangeAttribute)) return;
+  const py::object capsule = tensor_type_.attr(dlpack::kExchangeAttribute);
+  table_ = static_cast<const dlpack::ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::kExchangeCapsule));
+  if (table_ == nullptr) throw py::error_already_set();
+  while (table_ != nullptr && table_->major_version != dlpack::kMajorVersion) table_ = table_->previous;
+}
+
+bool Describer::is_plain(PyTypeObject* type) {
+  auto* const object = reinterpret_cast<PyObject*>(type);
+  if (object == tensor_type_.ptr()) return true;
+  for (const py::object& known : plain_types_) {
+    if (known.ptr() == object) return true;
+  }
+  if (PyType_IsSubtype(type, reinterpret_cast<PyTypeObject*>(tensor_type_.ptr())) == 0) return false;
+  const auto handle = py::reinterpret_borrow<py::object>(object);
+  if (py::object(handle.attr("__torch_dispatch__")).ptr() != base_dispatch_.ptr()) return false;
+  plain_types_.push_back(handle);
+  return true;
+}
+
+std::optional<Description> Describer::operator()(PyObject* object) {
+  if (!is_plain(Py_TYPE(object))) return std::nullopt;
+  if (table_ == nullptr) return from_attributes(object);
+  dlpack::Tensor tensor;
+  if (table_->describe(object, &tensor) != 0) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  if (tensor.device.type != dlpack::kCpu) return std::nullopt;
+  return Description{static_cast<char*>(tensor.data) + tensor.byte_offset, tensor.dtype, tensor.ndim, tensor.shape,
+                     tensor.strides};
+}
+
+std::optional<Description> Describer::from_attributes(PyObject* object) {
+  const auto tensor = py::reinterpret_borrow<py::object>(object);
+  if (tensor.attr("device").attr("type").cast<std::string>() != "cpu") return std::nullopt;
+  const auto data = ask<std::uintptr_t>(object, "data_ptr");
+  const auto strides = ask<std::vector<std::int64_t>>(object, "stride");
+  if (!data || !strides) return std::nullopt;
+  strides_ = *strides;
+  shape_ = tensor.attr("shape").cast<std::vector<std::int64_t>>();
+  return Description{reinterpret_cast<void*>(*data), data_type(py::str(tensor.attr("dtype")).cast<std::string>()),
+                     static_cast<std::int32_t>(shape_.size()), shape_.data(), strides_.data()};
+}
+
+}  // namespace gaudi3_rt
