@@ -5,13 +5,11 @@
 #include <cmath>
 #include <limits>
 
+#include "reduce.h"
 #include "threads.h"
 
 namespace gaudi3_rt {
 namespace {
-
-// Below this many elements a thread does not earn what waking it up costs (a few microseconds).
-constexpr std::int64_t kElementsPerThread = 16 * 1024;
 
 std::size_t bytes(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
@@ -41,11 +39,9 @@ std::size_t TensorList::constants_for(double t) {
 }
 
 void TensorList::append(std::int64_t length, const Operand* operands, Counter counter) {
-  const std::size_t constants = constants_for(counter.read() + 1);
-  tensors_.push_back({length, n_chunks_, operands_.size(), constants, counter});
+  tensors_.push_back({operands_.size(), constants_for(counter.read() + 1), counter});
   operands_.insert(operands_.end(), operands, operands + info(groups_.back().kernel).operands());
-  n_chunks_ += (length + kChunk - 1) / kChunk;
-  n_elements_ += length;
+  chunks_.add(length);
 }
 
 void TensorList::clear() {
@@ -53,21 +49,20 @@ void TensorList::clear() {
   constants_.clear();
   tensors_.clear();
   operands_.clear();
-  n_chunks_ = 0;
-  n_elements_ = 0;
+  chunks_.clear();
 }
 
 std::optional<std::array<std::size_t, 2>> TensorList::overlap() {
   std::vector<Range> written;
   written.reserve(operands_.size());
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    const Tensor& tensor = tensors_[i];
-    const int n = info(groups_[constants_[tensor.constants].group].kernel).operands();
-    for (int j = 0; j < n && tensor.length > 0; ++j) {
+    const std::int64_t length = chunks_.lengths()[i];
+    const int n = info(group(tensors_[i]).kernel).operands();
+    for (int j = 0; j < n && length > 0; ++j) {
       if (j == 1) continue;  // gradients are only read
-      const Operand& operand = operands_[tensor.first_operand + static_cast<std::size_t>(j)];
+      const Operand& operand = operands_[tensors_[i].first_operand + static_cast<std::size_t>(j)];
       const auto begin = reinterpret_cast<std::uintptr_t>(operand.data);
-      written.push_back({begin, begin + static_cast<std::size_t>(tensor.length) * bytes(operand.dtype), i});
+      written.push_back({begin, begin + static_cast<std::size_t>(length) * bytes(operand.dtype), i});
     }
   }
   if (written == known_disjoint_) return std::nullopt;
@@ -80,63 +75,31 @@ std::optional<std::array<std::size_t, 2>> TensorList::overlap() {
   return std::nullopt;
 }
 
-TensorList::Piece TensorList::piece(std::int64_t chunk) const {
-  // The last tensor that starts at or before this chunk; empty tensors have no chunk and are passed over.
-  const auto after = std::upper_bound(tensors_.begin(), tensors_.end(), chunk,
-                                      [](std::int64_t c, const Tensor& tensor) { return c < tensor.first_chunk; });
-  const Tensor& tensor = *(after - 1);
-  const std::int64_t begin = (chunk - tensor.first_chunk) * kChunk;
-  return {tensor, begin, std::min(kChunk, tensor.length - begin)};
-}
-
-int TensorList::useful_threads(int n_threads) const {
-  return static_cast<int>(std::clamp<std::int64_t>(n_elements_ / kElementsPerThread, 1, std::max(1, n_threads)));
-}
-
-std::vector<double> TensorList::fold(const ReductionInfo& reduction, const std::vector<double>& partial) const {
-  std::vector<double> result;
-  result.reserve(tensors_.size());
-  std::size_t chunk = 0;
-  for (const Tensor& tensor : tensors_) {
-    double total = reduction.identity;
-    for (std::int64_t begin = 0; begin < tensor.length; begin += kChunk) total = reduction.fold(total, partial[chunk++]);
-    result.push_back(total);
-  }
-  return result;
-}
-
-std::vector<double> TensorList::reduce(ReductionId reduction, int operand, int n_threads) const {
-  const ReduceChunk reduce_chunk = table_.reduce[static_cast<int>(reduction)];
-  std::vector<double> partial(static_cast<std::size_t>(n_chunks_));
-  std::atomic<std::int64_t> queue{0};
-  parallel(useful_threads(n_threads), [&](const Team& team) {
-    for (std::int64_t i; (i = team.take(queue, n_chunks_)) >= 0;) {
-      const Piece p = piece(i);
-      const Operand& x = operands_[p.tensor.first_operand + static_cast<std::size_t>(operand)];
-      partial[static_cast<std::size_t>(i)] = reduce_chunk(x, p.begin, p.length);
-    }
-  });
-  return fold(info(reduction), partial);
+std::vector<double> TensorList::reduce_grads(ReductionId reduction, int n_threads) const {
+  std::vector<Operand> grads;
+  grads.reserve(tensors_.size());
+  for (const Tensor& tensor : tensors_) grads.push_back(grad(tensor));
+  return reduce(table_, reduction, chunks_, grads, n_threads);
 }
 
 StepResult TensorList::step(int n_threads, double grad_factor, std::optional<double> max_norm,
                             bool skip_nonfinite) const {
   StepResult result{std::numeric_limits<double>::quiet_NaN(), true};
   const ReduceChunk sum_squares = table_.reduce[static_cast<int>(ReductionId::sum_squares)];
-  std::vector<double> partial(max_norm ? static_cast<std::size_t>(n_chunks_) : 0);
+  std::vector<double> partial(max_norm ? static_cast<std::size_t>(chunks_.count()) : 0);
   std::atomic<std::int64_t> norm_queue{0};
   std::atomic<std::int64_t> step_queue{0};
 
-  parallel(useful_threads(n_threads), [&](const Team& team) {
+  parallel(chunks_.useful_threads(n_threads), [&](const Team& team) {
     if (max_norm) {
-      for (std::int64_t i; (i = team.take(norm_queue, n_chunks_)) >= 0;) {
-        const Piece p = piece(i);
-        partial[static_cast<std::size_t>(i)] = sum_squares(operands_[p.tensor.first_operand + 1], p.begin, p.length);
+      for (std::int64_t i; (i = team.take(norm_queue, chunks_.count())) >= 0;) {
+        const Chunks::Piece p = chunks_.piece(i);
+        partial[static_cast<std::size_t>(i)] = sum_squares(grad(tensors_[p.tensor]), p.begin, p.length);
       }
       team.barrier();
       if (team.is_first()) {
         double total = 0;
-        for (const double tensor_total : fold(info(ReductionId::sum_squares), partial)) total += tensor_total;
+        for (const double of_tensor : fold(ReductionId::sum_squares, chunks_, partial)) total += of_tensor;
         result.grad_norm = std::sqrt(total) * std::fabs(grad_factor);
         result.stepped = std::isfinite(result.grad_norm) || !skip_nonfinite;
         const double coefficient = *max_norm / (result.grad_norm + 1e-6);
@@ -145,12 +108,12 @@ StepResult TensorList::step(int n_threads, double grad_factor, std::optional<dou
       team.barrier();
       if (!result.stepped) return;
     }
-    for (std::int64_t i; (i = team.take(step_queue, n_chunks_)) >= 0;) {
-      const Piece p = piece(i);
-      const Constants& constants = constants_[p.tensor.constants];
-      const Group& group = groups_[constants.group];
-      table_.step[static_cast<int>(group.kernel)](constants.bytes, &operands_[p.tensor.first_operand], p.begin,
-                                                  p.length, group.sign * static_cast<float>(grad_factor));
+    for (std::int64_t i; (i = team.take(step_queue, chunks_.count())) >= 0;) {
+      const Chunks::Piece p = chunks_.piece(i);
+      const Tensor& tensor = tensors_[p.tensor];
+      const Group& its = group(tensor);
+      table_.step[static_cast<int>(its.kernel)](constants_[tensor.constants].bytes, &operands_[tensor.first_operand],
+                                                p.begin, p.length, its.sign * static_cast<float>(grad_factor));
     }
   });
 

@@ -1,4 +1,4 @@
-// The tensors of one optimizer step as addresses, cut into chunks of a fixed size.
+// The tensors of one optimizer step as addresses, and the step itself.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "chunks.h"
 #include "formulas.h"
 #include "table.h"
 
@@ -44,8 +45,8 @@ class TensorList {
   // addresses are those of the last call, as they are from one step to the next.
   std::optional<std::array<std::size_t, 2>> overlap();
 
-  // One number per tensor, from its operand number `operand`.
-  std::vector<double> reduce(ReductionId reduction, int operand, int n_threads) const;
+  // One number per tensor, from its gradient.
+  std::vector<double> reduce_grads(ReductionId reduction, int n_threads) const;
 
   // The whole optimizer step in one parallel region. Gradients are multiplied by grad_factor as they are read; with
   // max_norm, also by min(1, max_norm / (norm + 1e-6)), torch's clip coefficient, where norm is the L2 norm of all
@@ -64,8 +65,6 @@ class TensorList {
     double t;
   };
   struct Tensor {
-    std::int64_t length;
-    std::int64_t first_chunk;
     std::size_t first_operand;
     std::size_t constants;
     Counter counter;
@@ -75,27 +74,19 @@ class TensorList {
     std::size_t tensor;
     bool operator==(const Range& other) const { return begin == other.begin && end == other.end; }
   };
-  struct Piece {
-    const Tensor& tensor;
-    std::int64_t begin;
-    std::int64_t length;
-  };
 
   // The constants of step t of the open group; made once for all tensors that share them.
   std::size_t constants_for(double t);
-  Piece piece(std::int64_t chunk) const;
-  // Folds one partial result per chunk to one result per tensor.
-  std::vector<double> fold(const ReductionInfo& reduction, const std::vector<double>& partial) const;
-  int useful_threads(int n_threads) const;
+  const Operand& grad(const Tensor& tensor) const { return operands_[tensor.first_operand + 1]; }
+  const Group& group(const Tensor& tensor) const { return groups_[constants_[tensor.constants].group]; }
 
   const IsaTable& table_;
   std::vector<Group> groups_;
   std::vector<Constants> constants_;
   std::vector<Tensor> tensors_;
   std::vector<Operand> operands_;
+  Chunks chunks_;
   std::vector<Range> known_disjoint_;
-  std::int64_t n_chunks_ = 0;
-  std::int64_t n_elements_ = 0;
 };
 
 }  // namespace gaudi3_rt

@@ -8,6 +8,7 @@
 
 #include "../dispatch.h"
 #include "../formulas.h"
+#include "../reduce.h"
 #include "../tensor_list.h"
 #include "describe.h"
 
@@ -108,10 +109,10 @@ class PyTensorList {
   std::size_t size() const { return list_.size(); }
   std::string isa() const { return list_.table().name; }
 
-  std::vector<double> reduce(const std::string& reduction, int n_threads) {
+  std::vector<double> reduce_grads(const std::string& reduction, int n_threads) {
     const ReductionId id = reduction_id(reduction);
     const py::gil_scoped_release release;
-    return list_.reduce(id, /*operand=*/1, n_threads);
+    return list_.reduce_grads(id, n_threads);
   }
 
   py::tuple step(int n_threads, double grad_factor, std::optional<double> max_norm, bool skip_nonfinite) {
@@ -167,6 +168,34 @@ class PyTensorList {
   Describer describe_;
   std::vector<py::object> kept_;
 };
+
+// One number per tensor, or None for a tensor without plain, dense CPU memory of a dtype that has a codec.
+std::vector<std::optional<double>> reduce_tensors(const std::string& isa, py::type tensor_type,
+                                                  const std::string& reduction, const py::list& tensors, int n_threads,
+                                                  bool use_exchange_table) {
+  const IsaTable& table = isa_table(isa);
+  const ReductionId id = reduction_id(reduction);
+  Describer describe(std::move(tensor_type), use_exchange_table);
+  Chunks chunks;
+  std::vector<Operand> memory;
+  std::vector<std::size_t> taken;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const auto tensor = describe(PyList_GET_ITEM(tensors.ptr(), static_cast<Py_ssize_t>(i)));
+    const auto codec = tensor ? tensor->codec() : std::nullopt;
+    if (!codec || !tensor->is_dense()) continue;
+    chunks.add(tensor->length());
+    memory.push_back({tensor->data, *codec});
+    taken.push_back(i);
+  }
+  std::vector<double> values;
+  {
+    const py::gil_scoped_release release;
+    values = reduce(table, id, chunks, memory, n_threads);
+  }
+  std::vector<std::optional<double>> result(tensors.size());
+  for (std::size_t i = 0; i < taken.size(); ++i) result[taken[i]] = values[i];
+  return result;
+}
 
 using Doubles = py::array_t<double, py::array::c_style>;
 
@@ -231,6 +260,9 @@ PYBIND11_MODULE(_core, m) {
         "Updates float64 arrays (param, grad, states...) in place by the definition of the kernel.");
   m.def("reduce_reference", reduce_reference, py::arg("reduction"), py::arg("x"),
         "The reduction of a float64 array by its definition.");
+  m.def("reduce", reduce_tensors, py::arg("isa"), py::arg("tensor_type"), py::arg("reduction"), py::arg("tensors"),
+        py::arg("n_threads"), py::arg("use_exchange_table") = true,
+        "One number per tensor; None for those whose memory the kernels cannot read.");
   py::class_<PyTensorList>(m, "TensorList", "The tensors of one optimizer step.")
       .def(py::init<const std::string&, py::type, bool>(), py::arg("isa"), py::arg("tensor_type"),
            py::arg("use_exchange_table") = true)
@@ -240,7 +272,7 @@ PYBIND11_MODULE(_core, m) {
       .def("clear", &PyTensorList::clear, "Empties the list and drops the references it held.")
       .def("__len__", &PyTensorList::size)
       .def_property_readonly("isa", &PyTensorList::isa, "The build that runs, in its own compiler's words.")
-      .def("reduce", &PyTensorList::reduce, py::arg("reduction"), py::arg("n_threads"),
+      .def("reduce_grads", &PyTensorList::reduce_grads, py::arg("reduction"), py::arg("n_threads"),
            "One number per tensor, from its gradient.")
       .def("step", &PyTensorList::step, py::arg("n_threads"), py::arg("grad_factor") = 1.0,
            py::arg("max_norm") = py::none(), py::arg("skip_nonfinite") = false,

@@ -1,0 +1,44 @@
+"""A gradient scaler that saves one pass over the gradients when it drives a fused optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.amp.grad_scaler import OptState
+
+from gaudi3_rt.optim._fused import Fused
+
+__all__ = ["GradScaler"]
+
+
+class GradScaler(torch.amp.GradScaler):
+    """``torch.amp.GradScaler``; arguments, state_dict and behaviour are the same.
+
+    The stock scaler drives fused optimizers too, but first reads and writes all gradients once to look for infinities.
+    This one leaves the search to the step, whose gradient norm finds them on the way. Other optimizers are driven as
+    by the stock scaler.
+    """
+
+    def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
+        """Takes the optimizer's step with unscaled gradients, or skips it if one of them is not finite."""
+        state = self._per_optimizer_states[id(optimizer)]
+        if not self._enabled or not isinstance(optimizer, Fused) or state["stage"] is not OptState.READY:
+            return super().step(optimizer, *args, **kwargs)
+        optimizer.finds_nonfinite = True
+        try:
+            result = super().step(optimizer, *args, **kwargs)
+        finally:
+            optimizer.finds_nonfinite = False
+        # What update() reads to choose the next scale.
+        for found_inf in state["found_inf_per_device"].values():
+            found_inf.fill_(float(optimizer.last_step_skipped))
+        return result
+
+    def _check_inf_per_device(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        if not getattr(optimizer, "finds_nonfinite", False):
+            return super()._check_inf_per_device(optimizer)
+        scale, _ = self._check_scale_growth_tracker("_check_inf_per_device")
+        found_inf = {scale.device: torch.zeros((), dtype=torch.float32, device=scale.device)}
+        self._per_optimizer_states[id(optimizer)]["found_inf_per_device"] = found_inf
+        return found_inf

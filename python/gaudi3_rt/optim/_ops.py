@@ -1,0 +1,136 @@
+"""``torch.ops.gaudi3_rt.*``: the kernels as torch operators, so that torch.compile can see what they read and write."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gaudi3_rt import _core
+from gaudi3_rt.optim._batch import Batch, Composite
+
+if TYPE_CHECKING:
+    from gaudi3_rt.optim._fused import Fused
+
+COMPOSITES: dict[str, Composite] = {}
+"""The update of each kernel in torch operations, filled in by the module of its optimizer."""
+
+LIVE: weakref.WeakValueDictionary[int, Fused] = weakref.WeakValueDictionary()
+"""Optimizers by the number that stands for them in a compiled graph."""
+
+
+@torch.library.custom_op("gaudi3_rt::step_", mutates_args=("params", "states", "steps"))
+def step_(
+    kernel: str,
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[Tensor],
+    steps: list[Tensor],
+    hyper: Tensor,
+    grad_factor: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of a kernel for n parameters, in place.
+
+    Args:
+        kernel: a name of ``gaudi3_rt.build_info().kernels``.
+        params: n tensors.
+        grads: n tensors, shaped like ``params``.
+        states: all first states, then all second states, ..., in the kernel's order: n tensors of each.
+        steps: n step counters, 0-d; each is advanced by 1 first.
+        hyper: float64, 1-d: the kernel's hyper-parameters, then 1 to descend or -1 to ascend (maximize).
+        grad_factor: 1 element; gradients are multiplied by it. ``None``: 1.
+        found_inf: 1 element; if it is not 0, nothing is changed.
+
+    Raises:
+        ValueError: unknown kernel, lists of different lengths, or shapes that do not match.
+    """
+    if found_inf is not None and float(found_inf) != 0:
+        return
+    n = len(params)
+    n_states = len(_core.describe_kernel(kernel)["state"])
+    if len(states) != n * n_states:
+        msg = f"kernel {kernel!r} keeps {n_states} states per parameter: expected {n * n_states} tensors, got {len(states)}"
+        raise ValueError(msg)
+    *numbers, sign = hyper.tolist()
+    batch = Batch()
+    batch.add(
+        kernel,
+        numbers,
+        [params, grads, *(states[k * n : (k + 1) * n] for k in range(n_states))],
+        steps,
+        COMPOSITES[kernel],
+        maximize=sign < 0,
+        name=lambda i: f"parameter {i}",
+    )
+    factor = 1.0 if grad_factor is None else float(grad_factor)
+    batch.step(grad_factor=factor, max_norm=None, skip_nonfinite=False)
+
+
+@step_.register_fake
+def _(
+    kernel: str,
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[Tensor],
+    steps: list[Tensor],
+    hyper: Tensor,
+    grad_factor: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    return None
+
+
+@torch.library.custom_op("gaudi3_rt::group_hyper", mutates_args=())
+def group_hyper(anchor: Tensor, optimizer: int, group: int) -> Tensor:
+    """The present hyper-parameters of one group of a live optimizer, as ``step_`` takes them.
+
+    Read when the graph runs and not when it is traced: a scheduler that changes ``lr`` recompiles nothing.
+
+    Args:
+        anchor: any tensor; keeps a compiler from taking the result for a constant.
+        optimizer: the number of the optimizer.
+        group: index of the group.
+    """
+    return torch.tensor(LIVE[optimizer].traced_hyper(group), dtype=torch.float64)
+
+
+@group_hyper.register_fake
+def _(anchor: Tensor, optimizer: int, group: int) -> Tensor:
+    return torch.empty(len(LIVE[optimizer].traced_hyper(group)), dtype=torch.float64)
+
+
+@torch.library.custom_op("gaudi3_rt::grad_factor", mutates_args=())
+def grad_factor(
+    anchor: Tensor,
+    sum_squares: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    optimizer: int,
+) -> tuple[Tensor, Tensor]:
+    """What a live optimizer's step multiplies its gradients by, and 1 if it is to be skipped, else 0.
+
+    Args:
+        anchor: any tensor, as in ``group_hyper``.
+        sum_squares: of all gradients; ``None`` without clipping.
+        grad_scale: the scale that gradients carry; ``None``: 1.
+        found_inf: not 0 if some gradient is not finite; ``None`` without AMP, which never skips.
+        optimizer: the number of the optimizer; its ``last_grad_norm`` and ``last_step_skipped`` are set.
+    """
+    factor, skip = LIVE[optimizer].traced_factor(
+        *(None if tensor is None else float(tensor) for tensor in (sum_squares, grad_scale, found_inf))
+    )
+    return torch.tensor(factor, dtype=torch.float64), torch.tensor(skip, dtype=torch.float64)
+
+
+@grad_factor.register_fake
+def _(
+    anchor: Tensor,
+    sum_squares: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    optimizer: int,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty((), dtype=torch.float64), torch.empty((), dtype=torch.float64)
