@@ -27,21 +27,25 @@ void TensorList::open_group(KernelId kernel, const double* hyper, bool maximize)
   groups_.push_back({kernel, {hyper, hyper + info(kernel).hyper.size()}, maximize ? -1.0f : 1.0f});
 }
 
-std::size_t TensorList::constants_for(double t) {
-  const std::size_t group = groups_.size() - 1;
-  if (constants_.empty() || constants_.back().group != group || constants_.back().t != t) {
-    Constants& constants = constants_.emplace_back();
-    constants.group = group;
-    constants.t = t;
-    info(groups_[group].kernel).prepare(groups_[group].hyper.data(), t, constants.bytes);
-  }
-  return constants_.size() - 1;
-}
-
 void TensorList::append(std::int64_t length, const Operand* operands, Counter counter) {
-  tensors_.push_back({operands_.size(), constants_for(counter.read() + 1), counter});
+  __builtin_prefetch(counter.data, /*rw=*/1);  // read by prepare_constants, when all tensors have been appended
+  tensors_.push_back({groups_.size() - 1, operands_.size(), 0, counter});
   operands_.insert(operands_.end(), operands, operands + info(groups_.back().kernel).operands());
   chunks_.add(length);
+}
+
+void TensorList::prepare_constants() {
+  constants_.clear();
+  for (Tensor& tensor : tensors_) {
+    const double t = tensor.counter.read() + 1;
+    if (constants_.empty() || constants_.back().group != tensor.group || constants_.back().t != t) {
+      Constants& constants = constants_.emplace_back();
+      constants.group = tensor.group;
+      constants.t = t;
+      info(group(tensor).kernel).prepare(group(tensor).hyper.data(), t, constants.bytes);
+    }
+    tensor.constants = constants_.size() - 1;
+  }
 }
 
 void TensorList::clear() {
@@ -83,7 +87,8 @@ std::vector<double> TensorList::reduce_grads(ReductionId reduction, int n_thread
 }
 
 StepResult TensorList::step(int n_threads, double grad_factor, std::optional<double> max_norm,
-                            bool skip_nonfinite) const {
+                            bool skip_nonfinite) {
+  prepare_constants();
   StepResult result{std::numeric_limits<double>::quiet_NaN(), true};
   const ReduceChunk sum_squares = table_.reduce[static_cast<int>(ReductionId::sum_squares)];
   std::vector<double> partial(max_norm ? static_cast<std::size_t>(chunks_.count()) : 0);

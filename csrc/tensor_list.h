@@ -51,7 +51,7 @@ class TensorList {
   // The whole optimizer step in one parallel region. Gradients are multiplied by grad_factor as they are read; with
   // max_norm, also by min(1, max_norm / (norm + 1e-6)), torch's clip coefficient, where norm is the L2 norm of all
   // gradients times grad_factor. Counters are advanced only if the step is taken.
-  StepResult step(int n_threads, double grad_factor, std::optional<double> max_norm, bool skip_nonfinite) const;
+  StepResult step(int n_threads, double grad_factor, std::optional<double> max_norm, bool skip_nonfinite);
 
  private:
   struct Group {
@@ -65,6 +65,7 @@ class TensorList {
     double t;
   };
   struct Tensor {
+    std::size_t group;
     std::size_t first_operand;
     std::size_t constants;
     Counter counter;
@@ -75,10 +76,10 @@ class TensorList {
     bool operator==(const Range& other) const { return begin == other.begin && end == other.end; }
   };
 
-  // The constants of step t of the open group; made once for all tensors that share them.
-  std::size_t constants_for(double t);
+  // Reads the counters and computes what each tensor's step needs; once for all tensors that share group and step.
+  void prepare_constants();
   const Operand& grad(const Tensor& tensor) const { return operands_[tensor.first_operand + 1]; }
-  const Group& group(const Tensor& tensor) const { return groups_[constants_[tensor.constants].group]; }
+  const Group& group(const Tensor& tensor) const { return groups_[tensor.group]; }
 
   const IsaTable& table_;
   std::vector<Group> groups_;

@@ -4,7 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <string>
+#include <string_view>
 
 #include "../dispatch.h"
 #include "../formulas.h"
@@ -68,7 +70,38 @@ std::string shape_text(const Description& tensor) {
   return text + (tensor.ndim == 1 ? ",)" : ")");
 }
 
-// The tensors of one optimizer step. Keeps the lists it was given alive until clear().
+PyObject* item(const py::list& list, std::size_t i) { return PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i)); }
+
+// Looks up the parameters of an optimizer's state one after another. State is nearly always in the order of the
+// parameters, so the next entry is tried first: hashing a tensor calls back into Python.
+class StateWalk {
+ public:
+  explicit StateWalk(const py::dict& state) : state_(state) { advance(); }
+
+  // The param's own dictionary, or null if it has none or an empty one.
+  PyObject* find(PyObject* param) {
+    PyObject* found = value_;
+    if (param == key_) {
+      advance();
+    } else {
+      found = PyDict_GetItemWithError(state_.ptr(), param);
+      if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    }
+    return found != nullptr && PyDict_Check(found) && PyDict_GET_SIZE(found) > 0 ? found : nullptr;
+  }
+
+ private:
+  void advance() {
+    if (PyDict_Next(state_.ptr(), &position_, &key_, &value_) == 0) key_ = value_ = nullptr;
+  }
+
+  const py::dict& state_;
+  Py_ssize_t position_ = 0;
+  PyObject* key_ = nullptr;
+  PyObject* value_ = nullptr;
+};
+
+// The tensors of one optimizer step. Keeps the lists it was given, and the gradients, alive until clear().
 class PyTensorList {
  public:
   PyTensorList(const std::string& isa, py::type tensor_type, bool use_exchange_table)
@@ -76,9 +109,7 @@ class PyTensorList {
 
   std::vector<std::size_t> extend(const std::string& kernel_name, const std::vector<double>& hyper, bool maximize,
                                   const std::vector<py::list>& operands, const py::list& steps) {
-    const KernelId id = kernel_id(kernel_name);
-    const KernelInfo& kernel = info(id);
-    check_hyper(kernel, hyper);
+    const KernelInfo& kernel = open_group(kernel_name, hyper, maximize);
     if (operands.size() != static_cast<std::size_t>(kernel.operands())) {
       throw py::value_error("kernel '" + kernel_name + "' takes the operands (param, grad, " +
                             join(kernel.state, [](auto n) { return n; }) + "), got " + std::to_string(operands.size()) +
@@ -94,9 +125,45 @@ class PyTensorList {
     kept_.push_back(steps);
 
     std::vector<std::size_t> left_over;
-    list_.open_group(id, hyper.data(), maximize);
+    std::vector<Row> rows;
     for (std::size_t i = 0; i < steps.size(); ++i) {
-      if (!append(kernel, operands, steps, i)) left_over.push_back(i);
+      Row& row = rows.emplace_back(Row{i, {}});
+      for (std::size_t j = 0; j < operands.size(); ++j) row.objects[j] = item(operands[j], i);
+      row.objects[operands.size()] = item(steps, i);
+      if (rows.size() == kBlock || i + 1 == steps.size()) append(kernel, rows, left_over);
+    }
+    return left_over;
+  }
+
+  std::vector<std::size_t> extend_from_state(const std::string& kernel_name, const std::vector<double>& hyper,
+                                             bool maximize, const py::list& params, const py::dict& state) {
+    const KernelInfo& kernel = open_group(kernel_name, hyper, maximize);
+    std::vector<py::object> keys;
+    for (const auto key : kernel.state) keys.push_back(interned(key));
+    keys.push_back(interned("step"));
+    const py::object grad_name = interned("grad");
+    py::list grads;
+    kept_.push_back(params);
+    kept_.push_back(grads);
+
+    std::vector<std::size_t> left_over;
+    std::vector<Row> rows;
+    StateWalk walk(state);
+    for (std::size_t i = 0; i < params.size(); ++i) {
+      if (i + kBlock < params.size()) describe_.prefetch_object(item(params, i + kBlock));
+      if (i + kBlock / 2 < params.size()) describe_.prefetch_tensor(item(params, i + kBlock / 2));
+      const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(item(params, i), grad_name.ptr()));
+      if (!grad) throw py::error_already_set();
+      if (!grad.is_none()) {
+        grads.append(grad);
+        Row row{i, {item(params, i), grad.ptr()}};
+        if (find_state(walk.find(item(params, i)), keys, row)) {
+          rows.push_back(row);
+        } else {
+          left_over.push_back(i);
+        }
+      }
+      if (rows.size() == kBlock || i + 1 == params.size()) append(kernel, rows, left_over);
     }
     return left_over;
   }
@@ -130,37 +197,80 @@ class PyTensorList {
   }
 
  private:
+  // Tensors whose memory is asked for together, so that the waits for it overlap.
+  static constexpr std::size_t kBlock = 32;
+
+  // One tensor with all that belongs to it: param, grad, states..., step (borrowed references).
+  struct Row {
+    std::size_t index;
+    std::array<PyObject*, kMaxOperands + 1> objects;
+  };
+
+  const KernelInfo& open_group(const std::string& name, const std::vector<double>& hyper, bool maximize) {
+    const KernelId id = kernel_id(name);
+    check_hyper(info(id), hyper);
+    list_.open_group(id, hyper.data(), maximize);
+    return info(id);
+  }
+
+  static py::object interned(std::string_view name) {
+    return py::reinterpret_steal<py::object>(PyUnicode_InternFromString(std::string(name).c_str()));
+  }
+
+  // Fills in states and step from the parameter's dictionary; false if something is missing.
+  static bool find_state(PyObject* of_param, const std::vector<py::object>& keys, Row& row) {
+    if (of_param == nullptr) return false;
+    for (std::size_t k = 0; k < keys.size(); ++k) {
+      row.objects[2 + k] = PyDict_GetItemWithError(of_param, keys[k].ptr());
+      if (row.objects[2 + k] == nullptr) return false;
+    }
+    return true;
+  }
+
+  // Appends the rows that it can and empties them; the others' indices go to left_over.
+  void append(const KernelInfo& kernel, std::vector<Row>& rows, std::vector<std::size_t>& left_over) {
+    const auto n = static_cast<std::size_t>(kernel.operands()) + 1;
+    const auto for_each_object = [&](auto hint) {
+      for (const Row& row : rows) {
+        for (std::size_t j = 0; j < n; ++j) hint(row.objects[j]);
+      }
+    };
+    for_each_object([&](PyObject* object) { describe_.prefetch_object(object); });
+    for_each_object([&](PyObject* object) { describe_.prefetch_tensor(object); });
+    for_each_object([&](PyObject* object) { describe_.prefetch_storage(object); });
+    for (const Row& row : rows) {
+      if (!append(kernel, row)) left_over.push_back(row.index);
+    }
+    rows.clear();
+  }
+
   // False if some tensor has no plain, dense CPU memory of a dtype that has a codec, or another layout than the first.
-  bool append(const KernelInfo& kernel, const std::vector<py::list>& operands, const py::list& steps, std::size_t i) {
-    const auto index = static_cast<Py_ssize_t>(i);
-    const auto step = describe_(PyList_GET_ITEM(steps.ptr(), index));
+  bool append(const KernelInfo& kernel, const Row& row) {
+    const auto n = static_cast<std::size_t>(kernel.operands());
+    const auto step = describe_(row.objects[n]);
     if (!step || step->length() != 1 || step->dtype.code != dlpack::kFloat || step->dtype.bits < 32) return false;
     const Counter counter{step->data, step->dtype.bits == 64};
 
     Operand memory[kMaxOperands];
-    std::optional<Description> first;
-    std::vector<std::int64_t> own_shape, own_strides;
-    for (std::size_t j = 0; j < operands.size(); ++j) {
-      auto tensor = describe_(PyList_GET_ITEM(operands[j].ptr(), index));
+    std::optional<Description> param;
+    for (std::size_t j = 0; j < n; ++j) {
+      auto tensor = describe_(row.objects[j]);
       const auto codec = tensor ? tensor->codec() : std::nullopt;
       if (!codec) return false;
-      if (!first) {
-        first = tensor;
-        if (!describe_.keeps_descriptions()) {
-          own_shape.assign(tensor->shape, tensor->shape + tensor->ndim);
-          own_strides.assign(tensor->strides, tensor->strides + tensor->ndim);
-          first->shape = own_shape.data();
-          first->strides = own_strides.data();
-        }
-      } else if (!tensor->has_shape_of(*first)) {
-        throw py::value_error(operand_name(kernel, j) + " of tensor " + std::to_string(i) + " has shape " +
-                              shape_text(*tensor) + " and dtype " + std::string(name(*codec)) +
-                              ", its parameter has shape " + shape_text(*first) + "; they must be equal");
-      }
-      if (!tensor->is_dense() || !tensor->has_strides_of(*first)) return false;
       memory[j] = {tensor->data, *codec};
+      if (j == 0) {
+        if (!tensor->is_dense()) return false;
+        param = describe_.keep(*tensor);
+        continue;
+      }
+      if (!tensor->has_shape_of(*param)) {
+        throw py::value_error(operand_name(kernel, j) + " of tensor " + std::to_string(row.index) + " has shape " +
+                              shape_text(*tensor) + " and dtype " + std::string(name(*codec)) +
+                              ", its parameter has shape " + shape_text(*param) + "; they must be equal");
+      }
+      if (!tensor->has_strides_of(*param)) return false;
     }
-    list_.append(first->length(), memory, counter);
+    list_.append(param->length(), memory, counter);
     return true;
   }
 
@@ -269,6 +379,10 @@ PYBIND11_MODULE(_core, m) {
       .def("extend", &PyTensorList::extend, py::arg("kernel"), py::arg("hyper"), py::arg("maximize"),
            py::arg("operands"), py::arg("steps"),
            "Appends tensors; returns the indices of those it cannot take (memory not plain, dense and alike).")
+      .def("extend_from_state", &PyTensorList::extend_from_state, py::arg("kernel"), py::arg("hyper"),
+           py::arg("maximize"), py::arg("params"), py::arg("state"),
+           "Appends the parameters that have a gradient, with their entries of an optimizer's state; returns the "
+           "indices of those it cannot take or that have no state yet.")
       .def("clear", &PyTensorList::clear, "Empties the list and drops the references it held.")
       .def("__len__", &PyTensorList::size)
       .def_property_readonly("isa", &PyTensorList::isa, "The build that runs, in its own compiler's words.")

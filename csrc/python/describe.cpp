@@ -81,6 +81,7 @@ bool Description::has_strides_of(const Description& other) const {
 
 Describer::Describer(py::type tensor_type, bool use_exchange_table)
     : tensor_type_(std::move(tensor_type)), base_dispatch_(tensor_type_.attr("__torch_dispatch__")) {
+  layout_ = find_layout();
   if (!use_exchange_table || !py::hasattr(tensor_type_, dlpack::kExchangeAttribute)) return;
   const py::object capsule = tensor_type_.attr(dlpack::kExchangeAttribute);
   table_ = static_cast<const dlpack::ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::kExchangeCapsule));
@@ -88,14 +89,46 @@ Describer::Describer(py::type tensor_type, bool use_exchange_table)
   while (table_ != nullptr && table_->major_version != dlpack::kMajorVersion) table_ = table_->previous;
 }
 
-bool Describer::is_plain(PyTypeObject* type) {
+std::optional<Describer::Layout> Describer::find_layout() const {
+  const py::object sample = tensor_type_();
+  if (!py::hasattr(sample, "_cdata") || !py::hasattr(sample, "untyped_storage")) return std::nullopt;
+  const auto impl = sample.attr("_cdata").cast<std::uintptr_t>();
+  const auto storage = sample.attr("untyped_storage")().attr("_cdata").cast<std::uintptr_t>();
+  const auto find = [](std::uintptr_t address, std::size_t bytes, std::uintptr_t wanted) -> std::optional<std::size_t> {
+    for (std::size_t offset = 0; offset + sizeof(wanted) <= bytes; offset += sizeof(wanted)) {
+      if (*reinterpret_cast<const std::uintptr_t*>(address + offset) == wanted) return offset;
+    }
+    return std::nullopt;
+  };
+  const auto size = static_cast<std::size_t>(Py_TYPE(sample.ptr())->tp_basicsize);
+  const auto in_object = find(reinterpret_cast<std::uintptr_t>(sample.ptr()), size, impl);
+  const auto in_impl = find(impl, 64, storage);
+  if (!in_object || !in_impl) return std::nullopt;
+  return Layout{*in_object, *in_impl};
+}
+
+void Describer::prefetch_tensor(PyObject* object) const {
+  if (!layout_ || !known_plain(Py_TYPE(object))) return;
+  const char* impl = *reinterpret_cast<const char* const*>(reinterpret_cast<char*>(object) + layout_->impl_in_object);
+  for (int line = 0; line < 3; ++line) __builtin_prefetch(impl + 64 * line);
+}
+
+void Describer::prefetch_storage(PyObject* object) const {
+  if (!layout_ || !known_plain(Py_TYPE(object))) return;
+  const char* impl = *reinterpret_cast<const char* const*>(reinterpret_cast<char*>(object) + layout_->impl_in_object);
+  __builtin_prefetch(*reinterpret_cast<const char* const*>(impl + layout_->storage_in_impl));
+}
+
+bool Describer::known_plain(PyTypeObject* type) const {
   auto* const object = reinterpret_cast<PyObject*>(type);
   if (object == tensor_type_.ptr()) return true;
-  for (const py::object& known : plain_types_) {
-    if (known.ptr() == object) return true;
-  }
+  return std::any_of(plain_types_.begin(), plain_types_.end(), [&](const py::object& t) { return t.ptr() == object; });
+}
+
+bool Describer::is_plain(PyTypeObject* type) {
+  if (known_plain(type)) return true;
   if (PyType_IsSubtype(type, reinterpret_cast<PyTypeObject*>(tensor_type_.ptr())) == 0) return false;
-  const auto handle = py::reinterpret_borrow<py::object>(object);
+  const auto handle = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
   if (py::object(handle.attr("__torch_dispatch__")).ptr() != base_dispatch_.ptr()) return false;
   plain_types_.push_back(handle);
   return true;
@@ -112,6 +145,16 @@ std::optional<Description> Describer::operator()(PyObject* object) {
   if (tensor.device.type != dlpack::kCpu) return std::nullopt;
   return Description{static_cast<char*>(tensor.data) + tensor.byte_offset, tensor.dtype, tensor.ndim, tensor.shape,
                      tensor.strides};
+}
+
+Description Describer::keep(const Description& tensor) {
+  if (table_ != nullptr) return tensor;  // DLPack points into the tensor itself
+  Description kept = tensor;
+  kept_shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
+  kept_strides_.assign(tensor.strides, tensor.strides + tensor.ndim);
+  kept.shape = kept_shape_.data();
+  kept.strides = kept_strides_.data();
+  return kept;
 }
 
 std::optional<Description> Describer::from_attributes(PyObject* object) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <cstddef>
 #include <optional>
 #include <vector>
 
@@ -11,7 +12,7 @@
 namespace gaudi3_rt {
 
 // A dense or strided tensor in CPU memory. `shape` and `strides` are valid until the next
-// description, or while the tensor lives (Describer::keeps_descriptions).
+// description.
 struct Description {
   void* data;
   dlpack::DataType dtype;
@@ -39,18 +40,35 @@ class Describer {
   // that overrides __torch_dispatch__ (DTensor, FakeTensor), whose memory is not what it seems.
   std::optional<Description> operator()(PyObject* object);
 
-  // Whether shape and strides of a description outlive the next one.
-  bool keeps_descriptions() const { return table_ != nullptr; }
+  // Hints to the CPU that object will be described soon, each to be given some time after the one before it: first the
+  // Python object is fetched into the cache, then what it points to, and so on. A step touches every tensor once and
+  // then streams hundreds of megabytes through the caches, so that without hints nearly all its time for small tensors
+  // would go into waiting for memory.
+  void prefetch_object(PyObject* object) const { __builtin_prefetch(object); }
+  void prefetch_tensor(PyObject* object) const;
+  void prefetch_storage(PyObject* object) const;
+
+  // A description that stays valid when others follow, until the next one is kept.
+  Description keep(const Description& tensor);
 
  private:
+  // Byte offsets of the pointers that lead from a Python tensor to its storage; found out by looking, for hints only.
+  struct Layout {
+    std::size_t impl_in_object;
+    std::size_t storage_in_impl;
+  };
+
+  std::optional<Layout> find_layout() const;
+  bool known_plain(PyTypeObject* type) const;
   bool is_plain(PyTypeObject* type);
   std::optional<Description> from_attributes(PyObject* object);
 
   pybind11::type tensor_type_;
   pybind11::object base_dispatch_;
   const dlpack::ExchangeTable* table_ = nullptr;
+  std::optional<Layout> layout_;
   std::vector<pybind11::object> plain_types_;
-  std::vector<std::int64_t> shape_, strides_;
+  std::vector<std::int64_t> shape_, strides_, kept_shape_, kept_strides_;
 };
 
 }  // namespace gaudi3_rt

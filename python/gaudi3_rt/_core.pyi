@@ -40,6 +40,14 @@ class TensorList:
         operands: Sequence[list[torch.Tensor]],
         steps: list[torch.Tensor],
     ) -> list[int]: ...
+    def extend_from_state(
+        self,
+        kernel: str,
+        hyper: Sequence[float],
+        maximize: bool,
+        params: list[torch.Tensor],
+        state: dict[torch.Tensor, dict[str, torch.Tensor]],
+    ) -> list[int]: ...
     def clear(self) -> None: ...
     def __len__(self) -> int: ...
     @property

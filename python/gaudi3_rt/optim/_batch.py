@@ -65,6 +65,36 @@ class Batch:
         for collection in (self._staged, self._elsewhere, self._shardings, self._written):
             collection.clear()
 
+    def add_from_state(
+        self,
+        kernel: str,
+        hyper: Sequence[float],
+        params: list[Tensor],
+        state: dict[Tensor, dict[str, Tensor]],
+        composite: Composite,
+        *,
+        maximize: bool,
+        name: Callable[[int], str],
+    ) -> list[int]:
+        """Adds those parameters of a group that have a gradient, with their entries of an optimizer's state.
+
+        Returns:
+            Indices of parameters whose state is missing or incomplete; they were not added.
+
+        Args and errors: as for ``add``.
+        """
+        missing = []
+        keys = _core.describe_kernel(kernel)["state"]
+        for i in self._list.extend_from_state(kernel, hyper, maximize, params, state):
+            own = state.get(params[i], {})
+            if "step" in own and all(key in own for key in keys):
+                tensors = [params[i], params[i].grad, *(own[key] for key in keys)]
+                self._add_slowly(kernel, hyper, tensors, own["step"], composite, maximize=maximize, name=name(i))
+            else:
+                missing.append(i)
+        self._written += params
+        return missing
+
     def add(
         self,
         kernel: str,
@@ -91,21 +121,34 @@ class Batch:
             ValueError: a shape differs from its parameter's, or a tensor that is written overlaps itself.
             TypeError: a tensor has a dtype or layout with which no step can be taken.
         """
-        left_over = self._list.extend(kernel, hyper, maximize, operands, steps)
-        self._written += operands[0]
-        for i in left_over:
+        for i in self._list.extend(kernel, hyper, maximize, operands, steps):
             tensors = [operand[i] for operand in operands]
-            sharding = None
-            if is_dtensor(tensors[0]):
-                tensors, sharding = local_shards(tensors, name(i))
-            _check(tensors, name(i))
-            if all(_has_cpu_memory(t) for t in (*tensors, steps[i])):
-                if sharding is not None:
-                    self._shardings[len(self._list)] = sharding
-                self._stage(kernel, hyper, maximize, tensors, steps[i])
-            else:
-                _announce(tensors[0])
-                self._elsewhere.append(Elsewhere(composite, hyper, -1.0 if maximize else 1.0, tensors, steps[i]))
+            self._add_slowly(kernel, hyper, tensors, steps[i], composite, maximize=maximize, name=name(i))
+        self._written += operands[0]
+
+    def _add_slowly(
+        self,
+        kernel: str,
+        hyper: Sequence[float],
+        tensors: list[Tensor],
+        step: Tensor,
+        composite: Composite,
+        *,
+        maximize: bool,
+        name: str,
+    ) -> None:
+        """Adds one tensor that the list could not take as it is: a shard, a view, or one that has to go elsewhere."""
+        sharding = None
+        if is_dtensor(tensors[0]):
+            tensors, sharding = local_shards(tensors, name)
+        check_tensors(tensors, name)
+        if all(_has_cpu_memory(tensor) for tensor in (*tensors, step)):
+            if sharding is not None:
+                self._shardings[len(self._list)] = sharding
+            self._stage(kernel, hyper, maximize, tensors, step)
+        else:
+            _announce(tensors[0])
+            self._elsewhere.append(Elsewhere(composite, hyper, -1.0 if maximize else 1.0, tensors, step))
 
     def _stage(self, kernel: str, hyper: Sequence[float], maximize: bool, tensors: list[Tensor], step: Tensor) -> None:
         """Adds one tensor, with dense copies in place of operands that are not laid out like a dense parameter."""
@@ -192,7 +235,8 @@ def _has_cpu_memory(tensor: Tensor) -> bool:
     )
 
 
-def _check(tensors: Sequence[Tensor], where: str) -> None:
+def check_tensors(tensors: Sequence[Tensor], where: str) -> None:
+    """Refuses a parameter, its gradient or its states (in this order) if no step can be taken with them."""
     for j, tensor in enumerate(tensors):
         what = f"{where}: the {('parameter', 'gradient', 'state')[min(j, 2)]}"
         if not tensor.is_floating_point():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from gaudi3_rt import _core
 from gaudi3_rt.optim import _ops
-from gaudi3_rt.optim._batch import Batch, clip_coefficient
+from gaudi3_rt.optim._batch import Batch, check_tensors, clip_coefficient
 
 if TYPE_CHECKING:
     _Base = torch.optim.Optimizer
@@ -161,46 +162,50 @@ class Fused(_Base):
 
     def _gather(self, batch: Batch) -> None:
         """Fills the batch with everything that has a gradient; makes missing state, but only after all is checked."""
-        with_grad = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        self._make_state(with_grad)
-        for g, (group, params) in enumerate(zip(self.param_groups, with_grad, strict=True)):
+        if not self._add_all(batch):
+            batch.clear()
+            self._make_state()
+            self._add_all(batch)
+
+    def _add_all(self, batch: Batch) -> bool:
+        """False if some state is missing."""
+        for g, group in enumerate(self.param_groups):
             kernel = self._kernel(group)
-            states = [self.state[p] for p in params]
-            keys = _core.describe_kernel(kernel)["state"]
-            batch.add(
+            missing = batch.add_from_state(
                 kernel,
                 self._hyper(group),
-                [params, [p.grad for p in params], *([s[key] for s in states] for key in keys)],
-                [s["step"] for s in states],
+                group["params"],
+                self.state,
                 _ops.COMPOSITES[kernel],
                 maximize=group["maximize"],
-                name=self._name_in(g, params),
+                name=functools.partial(self._name, g),
             )
+            if missing:
+                return False
+        return True
 
-    def _make_state(self, with_grad: Sequence[Sequence[Tensor]]) -> None:
+    def _make_state(self) -> None:
+        """Makes what state is missing for parameters that have a gradient, or nothing if any of them is refused."""
         new = []
-        for g, (group, params) in enumerate(zip(self.param_groups, with_grad, strict=True)):
-            missing = [i for i, p in enumerate(params) if not self.state.get(p)]
-            new += [(group, params[i], self._name_in(g, params)(i)) for i in missing]
-        for _, p, name in new:
-            _check_new(p, name)
-        for group, p, _ in new:
+        for g, group in enumerate(self.param_groups):
+            keys = _core.describe_kernel(self._kernel(group))["state"]
+            for i, p in enumerate(group["params"]):
+                if p.grad is not None and not {"step", *keys} <= self.state.get(p, {}).keys():
+                    check_tensors([p, p.grad], self._name(g, i))
+                    new.append((p, keys))
+        for p, keys in new:
             state = self.state[p]
             # The schema of torch.optim: a float32 counter on the host, the rest like the parameter.
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            for key in _core.describe_kernel(self._kernel(group))["state"]:
-                state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            state.setdefault("step", torch.zeros((), dtype=torch.float32))
+            for key in keys:
+                if key not in state:
+                    state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
 
-    def _name_in(self, g: int, params: Sequence[Tensor]) -> Callable[[int], str]:
-        """How to call parameter number i of ``params`` (some of group g) in an error."""
-
-        def name(i: int) -> str:
-            group = self.param_groups[g]
-            index = next(k for k, p in enumerate(group["params"]) if p is params[i])
-            known = f" ({group['param_names'][index]!r})" if "param_names" in group else ""
-            return f"parameter {index} of group {g}{known}"
-
-        return name
+    def _name(self, g: int, i: int) -> str:
+        """How to call parameter i of group g in an error."""
+        group = self.param_groups[g]
+        known = f" ({group['param_names'][i]!r})" if "param_names" in group else ""
+        return f"parameter {i} of group {g}{known}"
 
     # The step under torch.compile
 
@@ -208,7 +213,7 @@ class Fused(_Base):
     def _prepare_trace(self) -> None:
         """Runs for real while the step is traced: makes state and lists what the traced step will read."""
         with torch.no_grad():
-            self._make_state([[p for p in group["params"] if p.grad is not None] for group in self.param_groups])
+            self._make_state()
         self._traced = [
             {
                 "kernel": (kernel := self._kernel(group)),
@@ -365,19 +370,6 @@ def _refuse_differentiable(cls: type, group: Mapping[str, Any]) -> None:
             "through its step; use the class of torch.optim for that"
         )
         raise ValueError(msg)
-
-
-def _check_new(param: Tensor, name: str) -> None:
-    """Refuses what no step can be taken with, before any state is made for it."""
-    grad = param.grad
-    assert grad is not None
-    for what, tensor in (("parameter", param), ("gradient", grad)):
-        if not tensor.is_floating_point():
-            msg = f"{name}: the {what} has dtype {tensor.dtype}; allowed are real floating-point dtypes"
-            raise TypeError(msg)
-        if tensor.layout is not torch.strided:
-            msg = f"{name}: the {what} has layout {tensor.layout}; only dense ones can be stepped (see torch.optim.SparseAdam)"
-            raise TypeError(msg)
 
 
 def _is_part_of_zero_redundancy_optimizer() -> bool:

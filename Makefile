@@ -1,0 +1,51 @@
+# make demo   train a small transformer with torch's optimizer and with ours, and compare (examples/train_stdlib.py)
+# make test   all tests
+# make lint   all checks that run nothing
+# make bench  time the kernels against torch and the memory limit (bench/)
+# make clean  remove what these made
+#
+# Each makes .venv when it is missing and does again only what changed sources call for.
+
+PYTHON ?= python3
+# By exact name first: any later resolution is then satisfied, and no CUDA build is fetched.
+TORCH ?= torch==2.13.0
+
+venv := .venv
+python := $(venv)/bin/python
+pip := $(python) -m pip --quiet --disable-pip-version-check
+sources := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find csrc python -type f -not -path '*/__pycache__/*')
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(venv)/.extra-examples
+	$(python) examples/train_stdlib.py
+
+test: $(venv)/.extra-examples $(venv)/.extra-test $(venv)/.extra-bench
+	$(python) -m pytest
+
+lint: $(venv)/.extra-lint $(venv)/.extra-examples
+	$(venv)/bin/ruff check .
+	$(venv)/bin/ruff format --check .
+	$(venv)/bin/mypy
+	$(venv)/bin/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+bench: $(venv)/.extra-bench
+	$(python) -m pytest bench
+
+clean:
+	rm -rf $(venv) build .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+
+$(venv)/.torch:
+	$(PYTHON) -m venv $(venv)
+	$(pip) install "$(TORCH)"
+	touch $@
+
+$(venv)/.package: $(venv)/.torch $(sources)
+	$(pip) install --config-settings=cmake.define.GAUDI3_RT_WERROR=ON .
+	touch $@
+
+# The package is installed, so this fetches only what the extra adds.
+$(venv)/.extra-%: $(venv)/.package pyproject.toml
+	$(pip) install "gaudi3_rt[$*]"
+	touch $@
