@@ -108,7 +108,8 @@ class PyTensorList {
       : list_(isa_table(isa)), describe_(std::move(tensor_type), use_exchange_table) {}
 
   std::vector<std::size_t> extend(const std::string& kernel_name, const std::vector<double>& hyper, bool maximize,
-                                  const std::vector<py::list>& operands, const py::list& steps) {
+                                  const std::vector<py::list>& operands, const py::list& steps, std::size_t group,
+                                  std::size_t first_index) {
     const KernelInfo& kernel = open_group(kernel_name, hyper, maximize);
     if (operands.size() != static_cast<std::size_t>(kernel.operands())) {
       throw py::value_error("kernel '" + kernel_name + "' takes the operands (param, grad, " +
@@ -127,7 +128,7 @@ class PyTensorList {
     std::vector<std::size_t> left_over;
     std::vector<Row> rows;
     for (std::size_t i = 0; i < steps.size(); ++i) {
-      Row& row = rows.emplace_back(Row{i, {}});
+      Row& row = rows.emplace_back(Row{group, first_index + i, {}});
       for (std::size_t j = 0; j < operands.size(); ++j) row.objects[j] = item(operands[j], i);
       row.objects[operands.size()] = item(steps, i);
       if (rows.size() == kBlock || i + 1 == steps.size()) append(kernel, rows, left_over);
@@ -136,7 +137,8 @@ class PyTensorList {
   }
 
   std::vector<std::size_t> extend_from_state(const std::string& kernel_name, const std::vector<double>& hyper,
-                                             bool maximize, const py::list& params, const py::dict& state) {
+                                             bool maximize, const py::list& params, const py::dict& state,
+                                             std::size_t group) {
     const KernelInfo& kernel = open_group(kernel_name, hyper, maximize);
     std::vector<py::object> keys;
     for (const auto key : kernel.state) keys.push_back(interned(key));
@@ -156,7 +158,7 @@ class PyTensorList {
       if (!grad) throw py::error_already_set();
       if (!grad.is_none()) {
         grads.append(grad);
-        Row row{i, {item(params, i), grad.ptr()}};
+        Row row{group, i, {item(params, i), grad.ptr()}};
         if (find_state(walk.find(item(params, i)), keys, row)) {
           rows.push_back(row);
         } else {
@@ -171,9 +173,12 @@ class PyTensorList {
   void clear() {
     list_.clear();
     kept_.clear();
+    labels_.clear();
+    params_ = py::list();
   }
 
   std::size_t size() const { return list_.size(); }
+  py::list params() const { return params_; }
   std::string isa() const { return list_.table().name; }
 
   std::vector<double> reduce_grads(const std::string& reduction, int n_threads) {
@@ -184,9 +189,9 @@ class PyTensorList {
 
   py::tuple step(int n_threads, double grad_factor, std::optional<double> max_norm, bool skip_nonfinite) {
     if (const auto pair = list_.overlap()) {
-      throw py::value_error("tensors " + std::to_string((*pair)[0]) + " and " + std::to_string((*pair)[1]) +
-                            " of this step overlap in memory, so the result would depend on the order of updates; use "
-                            "one Parameter object for a shared weight");
+      throw py::value_error(label((*pair)[0]) + " and " + label((*pair)[1]) +
+                            " (or their states) overlap in memory, so the result would depend on the order of updates; "
+                            "use one Parameter object for a shared weight");
     }
     StepResult result;
     {
@@ -202,6 +207,7 @@ class PyTensorList {
 
   // One tensor with all that belongs to it: param, grad, states..., step (borrowed references).
   struct Row {
+    std::size_t group;
     std::size_t index;
     std::array<PyObject*, kMaxOperands + 1> objects;
   };
@@ -264,19 +270,30 @@ class PyTensorList {
         continue;
       }
       if (!tensor->has_shape_of(*param)) {
-        throw py::value_error(operand_name(kernel, j) + " of tensor " + std::to_string(row.index) + " has shape " +
+        throw py::value_error(operand_name(kernel, j) + " of " + label({row.group, row.index}) + " has shape " +
                               shape_text(*tensor) + " and dtype " + std::string(name(*codec)) +
-                              ", its parameter has shape " + shape_text(*param) + "; they must be equal");
+                              ", its parameter has shape " + shape_text(*param) + "; shapes must be equal");
       }
       if (!tensor->has_strides_of(*param)) return false;
     }
     list_.append(param->length(), memory, counter);
+    labels_.push_back({row.group, row.index});
+    params_.append(py::handle(row.objects[0]));
     return true;
   }
+
+  // How errors call a parameter: by its group and its place in the group.
+  using Label = std::array<std::size_t, 2>;
+  static std::string label(const Label& label) {
+    return "parameter " + std::to_string(label[1]) + " of group " + std::to_string(label[0]);
+  }
+  std::string label(std::size_t tensor) const { return label(labels_[tensor]); }
 
   TensorList list_;
   Describer describe_;
   std::vector<py::object> kept_;
+  std::vector<Label> labels_;
+  py::list params_;
 };
 
 // One number per tensor, or None for a tensor without plain, dense CPU memory of a dtype that has a codec.
@@ -377,14 +394,15 @@ PYBIND11_MODULE(_core, m) {
       .def(py::init<const std::string&, py::type, bool>(), py::arg("isa"), py::arg("tensor_type"),
            py::arg("use_exchange_table") = true)
       .def("extend", &PyTensorList::extend, py::arg("kernel"), py::arg("hyper"), py::arg("maximize"),
-           py::arg("operands"), py::arg("steps"),
+           py::arg("operands"), py::arg("steps"), py::arg("group") = 0, py::arg("first_index") = 0,
            "Appends tensors; returns the indices of those it cannot take (memory not plain, dense and alike).")
       .def("extend_from_state", &PyTensorList::extend_from_state, py::arg("kernel"), py::arg("hyper"),
-           py::arg("maximize"), py::arg("params"), py::arg("state"),
+           py::arg("maximize"), py::arg("params"), py::arg("state"), py::arg("group") = 0,
            "Appends the parameters that have a gradient, with their entries of an optimizer's state; returns the "
            "indices of those it cannot take or that have no state yet.")
       .def("clear", &PyTensorList::clear, "Empties the list and drops the references it held.")
       .def("__len__", &PyTensorList::size)
+      .def_property_readonly("params", &PyTensorList::params, "The parameters appended so far.")
       .def_property_readonly("isa", &PyTensorList::isa, "The build that runs, in its own compiler's words.")
       .def("reduce_grads", &PyTensorList::reduce_grads, py::arg("reduction"), py::arg("n_threads"),
            "One number per tensor, from its gradient.")

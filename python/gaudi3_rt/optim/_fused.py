@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import sys
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from gaudi3_rt import _core
 from gaudi3_rt.optim import _ops
-from gaudi3_rt.optim._batch import Batch, check_tensors, clip_coefficient
+from gaudi3_rt.optim._batch import Batch, Rule, check_tensors, clip_coefficient
 
 if TYPE_CHECKING:
     _Base = torch.optim.Optimizer
@@ -22,6 +21,17 @@ else:
     _Base = object
 
 _numbers = itertools.count()
+
+# Options that torch gives a default when it loads a checkpoint that is older than they are.
+_FILLED_IN_BY_TORCH = {
+    "amsgrad",
+    "maximize",
+    "foreach",
+    "capturable",
+    "differentiable",
+    "fused",
+    "decoupled_weight_decay",
+}
 
 
 class _TracedGroup(TypedDict):
@@ -100,7 +110,7 @@ class Fused(_Base):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as in torch; ``differentiable=True`` is refused."""
-        _refuse_differentiable(type(self), param_group)
+        _refuse_differentiable(type(self), {**self.defaults, **param_group})
         super().add_param_group(param_group)
         self._traced = []  # a compiled step sees by the length of this list that it must be traced again
 
@@ -170,17 +180,8 @@ class Fused(_Base):
     def _add_all(self, batch: Batch) -> bool:
         """False if some state is missing."""
         for g, group in enumerate(self.param_groups):
-            kernel = self._kernel(group)
-            missing = batch.add_from_state(
-                kernel,
-                self._hyper(group),
-                group["params"],
-                self.state,
-                _ops.COMPOSITES[kernel],
-                maximize=group["maximize"],
-                name=functools.partial(self._name, g),
-            )
-            if missing:
+            rule = Rule(self._kernel(group), self._hyper(group), maximize=group["maximize"], group=g)
+            if batch.add_from_state(rule, group["params"], self.state):
                 return False
         return True
 
@@ -191,7 +192,7 @@ class Fused(_Base):
             keys = _core.describe_kernel(self._kernel(group))["state"]
             for i, p in enumerate(group["params"]):
                 if p.grad is not None and not {"step", *keys} <= self.state.get(p, {}).keys():
-                    check_tensors([p, p.grad], self._name(g, i))
+                    check_tensors([p, p.grad], f"parameter {i} of group {g}")
                     new.append((p, keys))
         for p, keys in new:
             state = self.state[p]
@@ -200,12 +201,6 @@ class Fused(_Base):
             for key in keys:
                 if key not in state:
                     state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
-
-    def _name(self, g: int, i: int) -> str:
-        """How to call parameter i of group g in an error."""
-        group = self.param_groups[g]
-        known = f" ({group['param_names'][i]!r})" if "param_names" in group else ""
-        return f"parameter {i} of group {g}{known}"
 
     # The step under torch.compile
 
@@ -341,6 +336,10 @@ class Fused(_Base):
         kernel_of = {}
         for group in state_dict["param_groups"]:
             _refuse_differentiable(type(self), group)
+            absent = sorted(self.defaults.keys() - _FILLED_IN_BY_TORCH - group.keys())
+            if absent:
+                msg = f"a saved group has no {absent}; was it saved by another class of optimizer?"
+                raise ValueError(msg)
             for key in group["params"]:
                 kernel_of[key] = self._kernel({**self.defaults, **group})
         for i, (key, param) in enumerate(self._pairs(state_dict)):

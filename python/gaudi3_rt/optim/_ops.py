@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _core
-from gaudi3_rt.optim._batch import Batch, Composite
+from gaudi3_rt.optim._batch import Batch, Rule
 
 if TYPE_CHECKING:
     from gaudi3_rt.optim._fused import Fused
-
-COMPOSITES: dict[str, Composite] = {}
-"""The update of each kernel in torch operations, filled in by the module of its optimizer."""
 
 LIVE: weakref.WeakValueDictionary[int, Fused] = weakref.WeakValueDictionary()
 """Optimizers by the number that stands for them in a compiled graph."""
@@ -57,13 +54,9 @@ def step_(
     *numbers, sign = hyper.tolist()
     batch = Batch()
     batch.add(
-        kernel,
-        numbers,
+        Rule(kernel, numbers, maximize=sign < 0),
         [params, grads, *(states[k * n : (k + 1) * n] for k in range(n_states))],
         steps,
-        COMPOSITES[kernel],
-        maximize=sign < 0,
-        name=lambda i: f"parameter {i}",
     )
     factor = 1.0 if grad_factor is None else float(grad_factor)
     batch.step(grad_factor=factor, max_norm=None, skip_nonfinite=False)

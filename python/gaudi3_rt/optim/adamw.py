@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from gaudi3_rt.optim import _ops
+from gaudi3_rt.optim._batch import COMPOSITES
 from gaudi3_rt.optim._fused import Fused
 
 
@@ -103,5 +103,5 @@ def _composite(hyper: Sequence[float], t: float, param: Tensor, grad: Tensor, st
     param.copy_(wide - (lr * weight_decay * wide + lr / (1 - beta1**t) * first / denominator))
 
 
-_ops.COMPOSITES["adamw"] = _composite
-_ops.COMPOSITES["adamw_amsgrad"] = _composite
+COMPOSITES["adamw"] = _composite
+COMPOSITES["adamw_amsgrad"] = _composite
