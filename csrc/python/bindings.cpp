@@ -251,6 +251,8 @@ class PyTensorList {
   }
 
   // False if some tensor has no plain, dense CPU memory of a dtype that has a codec, or another layout than the first.
+  // Gradients with torch's negation bit come out of complex autograd. They are views of an imaginary part, with gaps
+  // between elements, so that only a single element can pass for dense and needs to be asked.
   bool append(const KernelInfo& kernel, const Row& row) {
     const auto n = static_cast<std::size_t>(kernel.operands());
     const auto step = describe_(row.objects[n]);
@@ -262,7 +264,7 @@ class PyTensorList {
     for (std::size_t j = 0; j < n; ++j) {
       auto tensor = describe_(row.objects[j]);
       const auto codec = tensor ? tensor->codec() : std::nullopt;
-      if (!codec) return false;
+      if (!codec || (tensor->length() == 1 && describe_.is_negated(row.objects[j]))) return false;
       memory[j] = {tensor->data, *codec};
       if (j == 0) {
         if (!tensor->is_dense()) return false;

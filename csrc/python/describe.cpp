@@ -157,6 +157,8 @@ Description Describer::keep(const Description& tensor) {
   return kept;
 }
 
+bool Describer::is_negated(PyObject* object) { return ask<bool>(object, "is_neg").value_or(false); }
+
 std::optional<Description> Describer::from_attributes(PyObject* object) {
   const auto tensor = py::reinterpret_borrow<py::object>(object);
   if (tensor.attr("device").attr("type").cast<std::string>() != "cpu") return std::nullopt;

@@ -40,6 +40,9 @@ class Describer {
   // that overrides __torch_dispatch__ (DTensor, FakeTensor), whose memory is not what it seems.
   std::optional<Description> operator()(PyObject* object);
 
+  // Whether the numbers in memory are the negatives of the tensor's elements (torch's negation bit).
+  static bool is_negated(PyObject* object);
+
   // Hints to the CPU that object will be described soon, each to be given some time after the one before it: first the
   // Python object is fetched into the cache, then what it points to, and so on. A step touches every tensor once and
   // then streams hundreds of megabytes through the caches, so that without hints nearly all its time for small tensors

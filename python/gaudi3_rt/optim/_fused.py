@@ -94,8 +94,8 @@ class Fused(_Base):
         self.finds_nonfinite = False
         self._batch = Batch()
         self._traced: list[_TracedGroup] = []
-        self._number = next(_numbers)
-        _ops.LIVE[self._number] = self
+        self._name = f"{type(self).__name__} {next(_numbers)}"
+        _ops.LIVE[self._name] = self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "max_grad_norm": self.max_grad_norm}
@@ -134,10 +134,10 @@ class Fused(_Base):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.no_grad():
-            if torch.compiler.is_compiling():
-                self._traced_step()
-            else:
+        if torch.compiler.is_compiling():
+            self._traced_step()
+        else:
+            with torch.no_grad():
                 self._eager_step()
         return loss
 
@@ -223,6 +223,8 @@ class Fused(_Base):
         ]
 
     def _traced_step(self) -> None:
+        # Parameters are detached and not stepped under no_grad: if an operator raised inside such a block of a compiled
+        # graph, gradients would stay switched off for whoever catches the error.
         self._prepare_trace()
         found_inf = getattr(self, "found_inf", None)
         grad_scale = getattr(self, "grad_scale", None)
@@ -232,10 +234,8 @@ class Fused(_Base):
             if self.max_grad_norm is not None:
                 grads = [p.grad for group in self._traced for p in group["params"] if p.grad is not None]
                 sum_squares = torch.ops.gaudi3_rt.sum_squares(grads)
-            anchor = self._traced[0]["params"][0]
-            factor, found_inf = torch.ops.gaudi3_rt.grad_factor(
-                anchor, sum_squares, grad_scale, found_inf, self._number
-            )
+            anchor = [p for group in self._traced for p in group["params"]][0].detach()  # noqa: RUF015 (dynamo traces it)
+            factor, found_inf = torch.ops.gaudi3_rt.grad_factor(anchor, sum_squares, grad_scale, found_inf, self._name)
         for g, group in enumerate(self._traced):
             seen = [i for i, p in enumerate(group["params"]) if p.grad is not None]
             if not seen:
@@ -243,11 +243,11 @@ class Fused(_Base):
             params = [group["params"][i] for i in seen]
             torch.ops.gaudi3_rt.step_(
                 group["kernel"],
-                params,
+                [p.detach() for p in params],
                 [p.grad for p in params],
                 [states[i] for states in group["states"] for i in seen],
                 [group["steps"][i] for i in seen],
-                torch.ops.gaudi3_rt.group_hyper(params[0], self._number, g),
+                torch.ops.gaudi3_rt.group_hyper(params[0].detach(), self._name, g),
                 factor,
                 found_inf,
             )
@@ -266,6 +266,10 @@ class Fused(_Base):
             skip = skip or (found_inf is not None and not math.isfinite(norm))
         self.last_step_skipped = skip
         return factor, float(skip)
+
+    def n_hyper(self, g: int) -> int:
+        """How many numbers ``traced_hyper`` gives."""
+        return len(_core.describe_kernel(self._kernel(self.param_groups[g]))["hyper"]) + 1
 
     def traced_hyper(self, g: int) -> list[float]:
         """The hyper-parameters of group g and its sign, for a compiled step; checks that its trace still holds.

@@ -14,8 +14,8 @@ from gaudi3_rt.optim._batch import Batch, Rule
 if TYPE_CHECKING:
     from gaudi3_rt.optim._fused import Fused
 
-LIVE: weakref.WeakValueDictionary[int, Fused] = weakref.WeakValueDictionary()
-"""Optimizers by the number that stands for them in a compiled graph."""
+LIVE: weakref.WeakValueDictionary[str, Fused] = weakref.WeakValueDictionary()
+"""Optimizers by the name that stands for them in a compiled graph: a string, which dynamo never makes symbolic."""
 
 
 @torch.library.custom_op("gaudi3_rt::step_", mutates_args=("params", "states", "steps"))
@@ -77,22 +77,22 @@ def _(
 
 
 @torch.library.custom_op("gaudi3_rt::group_hyper", mutates_args=())
-def group_hyper(anchor: Tensor, optimizer: int, group: int) -> Tensor:
+def group_hyper(anchor: Tensor, optimizer: str, group: int) -> Tensor:
     """The present hyper-parameters of one group of a live optimizer, as ``step_`` takes them.
 
     Read when the graph runs and not when it is traced: a scheduler that changes ``lr`` recompiles nothing.
 
     Args:
         anchor: any tensor; keeps a compiler from taking the result for a constant.
-        optimizer: the number of the optimizer.
+        optimizer: the name of the optimizer.
         group: index of the group.
     """
     return torch.tensor(LIVE[optimizer].traced_hyper(group), dtype=torch.float64)
 
 
 @group_hyper.register_fake
-def _(anchor: Tensor, optimizer: int, group: int) -> Tensor:
-    return torch.empty(len(LIVE[optimizer].traced_hyper(group)), dtype=torch.float64)
+def _(anchor: Tensor, optimizer: str, group: int) -> Tensor:
+    return torch.empty(LIVE[optimizer].n_hyper(group), dtype=torch.float64)
 
 
 @torch.library.custom_op("gaudi3_rt::grad_factor", mutates_args=())
@@ -101,7 +101,7 @@ def grad_factor(
     sum_squares: Tensor | None,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
-    optimizer: int,
+    optimizer: str,
 ) -> tuple[Tensor, Tensor]:
     """What a live optimizer's step multiplies its gradients by, and 1 if it is to be skipped, else 0.
 
@@ -110,7 +110,7 @@ def grad_factor(
         sum_squares: of all gradients; ``None`` without clipping.
         grad_scale: the scale that gradients carry; ``None``: 1.
         found_inf: not 0 if some gradient is not finite; ``None`` without AMP, which never skips.
-        optimizer: the number of the optimizer; its ``last_grad_norm`` and ``last_step_skipped`` are set.
+        optimizer: the name of the optimizer; its ``last_grad_norm`` and ``last_step_skipped`` are set.
     """
     factor, skip = LIVE[optimizer].traced_factor(
         *(None if tensor is None else float(tensor) for tensor in (sum_squares, grad_scale, found_inf))
@@ -124,6 +124,6 @@ def _(
     sum_squares: Tensor | None,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
-    optimizer: int,
+    optimizer: str,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty((), dtype=torch.float64), torch.empty((), dtype=torch.float64)

@@ -1,0 +1,191 @@
+"""torch.compile sees the step: one graph, no break, no recompilation by a scheduler; operators pass opcheck."""
+
+import copy
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.library import opcheck
+
+from gaudi3_rt.optim import FusedAdamW
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """No compiled code of another test."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def network():
+    """A small network with equal weights at each call."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(9, 13), torch.nn.Tanh(), torch.nn.Linear(13, 3))
+
+
+def backward(model, seed):
+    """New gradient tensors, as after zero_grad(set_to_none=True)."""
+    model.zero_grad()
+    model(torch.randn(4, 9, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
+
+
+OPTIONS = {
+    "plain": {},
+    "clipping": {"max_grad_norm": 0.1},
+    "amsgrad": {"amsgrad": True, "max_grad_norm": 0.1},
+    "maximize": {"maximize": True},
+    "tensor lr": {"lr": torch.tensor(1e-2)},
+}
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_fifty_scheduler_steps_compile_once(backend, options):
+    """No graph break (fullgraph), one compilation, and the bits of the eager step."""
+    models = [network(), network()]
+    optimizers = [FusedAdamW(m.parameters(), **{"lr": 1e-2, **copy.deepcopy(options)}) for m in models]
+    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, 50) for o in optimizers]
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(optimizers[0].step, backend=counter, fullgraph=True)
+    for step in range(50):
+        for model, take, scheduler in zip(models, (compiled, optimizers[1].step), schedulers, strict=True):
+            backward(model, step)
+            take()
+            scheduler.step()
+    assert counter.frame_count == 1
+    assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
+    assert optimizers[0].last_grad_norm == optimizers[1].last_grad_norm
+    assert float(optimizers[0].state[models[0][0].weight]["step"]) == 50
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
+def test_inductor():
+    """The default backend, with a function around the step that does more."""
+    models = [network(), network()]
+    optimizers = [FusedAdamW(m.parameters(), lr=1e-2, max_grad_norm=0.5) for m in models]
+
+    @torch.compile(fullgraph=True)
+    def finish(scale):
+        for p in models[0].parameters():
+            p.grad.mul_(scale)
+        optimizers[0].step()
+        return models[0][0].weight.sum()
+
+    for step in range(3):
+        for model in models:
+            backward(model, step)
+        result = finish(0.5)
+        for p in models[1].parameters():
+            p.grad.mul_(0.5)
+        optimizers[1].step()
+        torch.testing.assert_close(result, models[0][0].weight.sum())
+    assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+def test_groups_late_gradients_and_loading():
+    """What changes the work is seen: a parameter that gets its first gradient, a new group, a loaded state."""
+    models = [network(), network()]
+    optimizers = []
+    for model in models:
+        params = list(model.parameters())
+        optimizers.append(FusedAdamW([{"params": params[:2]}, {"params": params[2:3], "lr": 0.1, "amsgrad": True}], lr=1e-2))
+    compiled = torch.compile(optimizers[0].step, backend="eager", fullgraph=True)
+
+    def both(seed, change=lambda _m, _o: None):
+        for model, optimizer, take in zip(models, optimizers, (compiled, optimizers[1].step), strict=True):
+            backward(model, seed)
+            change(model, optimizer)
+            take()
+        assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+    def without_first_gradient(model, _):
+        model[0].weight.grad = None
+
+    def with_new_group(model, optimizer):
+        optimizer.add_param_group({"params": [model[2].bias], "lr": 0.5})
+
+    def with_loaded_state(_, optimizer):
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+    both(0, without_first_gradient)
+    both(1)
+    both(2, with_new_group)
+    both(3)
+    both(4, with_loaded_state)
+    both(5)
+
+
+def test_state_that_is_replaced_behind_the_compiled_step_is_an_error():
+    """Never a step with old state: the message says what to do."""
+    model = network()
+    optimizer = FusedAdamW(model.parameters())
+    compiled = torch.compile(optimizer.step, backend="eager", fullgraph=True)
+    backward(model, 0)
+    compiled()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.state[model[0].weight]["exp_avg"] = torch.zeros_like(model[0].weight)
+    with pytest.raises(RuntimeError, match="state or the options of group 0 were replaced .* load_state_dict"):
+        compiled()
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_amp_attributes_in_a_compiled_step():
+    """grad_scale and found_inf are honoured: unscaled when clean, skipped when not."""
+    models = [network(), network()]
+    optimizers = [FusedAdamW(m.parameters(), lr=1e-2, max_grad_norm=0.1) for m in models]
+    compiled = torch.compile(optimizers[0].step, backend="aot_eager", fullgraph=True)
+    for optimizer in optimizers:
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.tensor(0.0)
+    for seed, poison in enumerate((False, True, False)):  # the optimizers are two of one class: neither is taken for the other
+        for model, optimizer, take in zip(models, optimizers, (compiled, optimizers[1].step), strict=True):
+            backward(model, seed)
+            optimizer.found_inf.zero_()
+            if poison:
+                model[0].weight.grad[0, 0] = float("nan")
+            take()
+            assert optimizer.last_step_skipped == poison
+            assert float(optimizer.state[model[0].weight]["step"]) == (1, 1, 2)[seed]
+    assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+def operands(kernel, n_states):
+    """Arguments of step_ for three tensors."""
+    generator = torch.Generator().manual_seed(0)
+    params, grads = ([torch.randn(s, generator=generator) for s in ((5, 7), (3,), ())] for _ in range(2))
+    states = [torch.rand_like(p) for _ in range(n_states) for p in params]
+    steps = [torch.tensor(float(i)) for i in range(3)]
+    hyper = torch.tensor([1e-3, 0.9, 0.999, 1e-8, 1e-2, 1.0], dtype=torch.float64)
+    return kernel, params, grads, states, steps, hyper
+
+
+@pytest.mark.parametrize(("kernel", "n_states"), [("adamw", 2), ("adamw_amsgrad", 3)])
+def test_opcheck_of_the_step(kernel, n_states):
+    """Schema, fake kernel, autograd registration and AOT dispatch are what torch expects of an operator."""
+    opcheck(torch.ops.gaudi3_rt.step_, operands(kernel, n_states))
+    factors = {"grad_factor": torch.tensor(0.5, dtype=torch.float64), "found_inf": torch.tensor(0.0)}
+    opcheck(torch.ops.gaudi3_rt.step_, operands(kernel, n_states), factors)
+
+
+def test_opcheck_of_the_others():
+    """The same for the operators that read."""
+    optimizer = FusedAdamW([torch.nn.Parameter(torch.ones(3))], max_grad_norm=1.0)
+    anchor = torch.ones(2)
+    opcheck(torch.ops.gaudi3_rt.sum_squares, ([torch.randn(5, 7), torch.randn(3)],))
+    opcheck(torch.ops.gaudi3_rt.group_hyper, (anchor, optimizer._name, 0))
+    total = torch.tensor(4.0, dtype=torch.float64)
+    opcheck(torch.ops.gaudi3_rt.grad_factor, (anchor, total, None, None, optimizer._name))
+
+
+def test_the_step_operator_refuses_what_does_not_fit():
+    """Lists of the wrong length, unknown kernels: a sentence, and nothing written."""
+    kernel, params, grads, states, steps, hyper = operands("adamw", 2)
+    before = [p.clone() for p in params]
+    with pytest.raises(ValueError, match="keeps 2 states per parameter: expected 6 tensors, got 5"):
+        torch.ops.gaudi3_rt.step_(kernel, params, grads, states[:-1], steps, hyper)
+    with pytest.raises(ValueError, match="unknown kernel 'adam'; known: adamw"):
+        torch.ops.gaudi3_rt.step_("adam", params, grads, states, steps, hyper)
+    with pytest.raises(ValueError, match=r"takes the hyper-parameters \(lr, beta1"):
+        torch.ops.gaudi3_rt.step_(kernel, params, grads, states, steps, hyper[1:])
+    assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
