@@ -59,7 +59,6 @@ def test_fifty_scheduler_steps_compile_once(backend, options):
     assert float(optimizers[0].state[models[0][0].weight]["step"]) == 50
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
 def test_inductor():
     """The default backend, with a function around the step that does more."""
     models = [network(), network()]
