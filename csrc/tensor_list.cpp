@@ -86,8 +86,7 @@ std::vector<double> TensorList::reduce_grads(ReductionId reduction, int n_thread
   return reduce(table_, reduction, chunks_, grads, n_threads);
 }
 
-StepResult TensorList::step(int n_threads, double grad_factor, std::optional<double> max_norm,
-                            bool skip_nonfinite) {
+StepResult TensorList::step(int n_threads, double grad_factor, std::optional<double> max_norm, bool skip_nonfinite) {
   prepare_constants();
   StepResult result{std::numeric_limits<double>::quiet_NaN(), true};
   const ReduceChunk sum_squares = table_.reduce[static_cast<int>(ReductionId::sum_squares)];

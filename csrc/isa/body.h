@@ -21,45 +21,55 @@ using gaudi3_rt::Operand;
 #define GAUDI3_RT_FORMULAS
 #include "../registry.h"
 
-template <class Codec>
-void decode(const void* data, std::int64_t begin, std::int64_t n, float* out) {
-  const auto* stored = static_cast<const typename Codec::Stored*>(data) + begin;
-  std::int64_t i = 0;
-#ifdef __F16C__
-  if constexpr (std::is_same_v<Codec, F16>) {
-    for (; i + 8 <= n; i += 8) F16::load8(stored + i, out + i);
-  }
-#endif
-  for (; i < n; ++i) out[i] = Codec::load(stored[i]);
-}
-
-template <class Codec>
-void encode(void* data, std::int64_t begin, std::int64_t n, const float* in) {
-  auto* stored = static_cast<typename Codec::Stored*>(data) + begin;
-  std::int64_t i = 0;
-#ifdef __F16C__
-  if constexpr (std::is_same_v<Codec, F16>) {
-    for (; i + 8 <= n; i += 8) F16::store8(stored + i, in + i);
-  }
-#endif
-  for (; i < n; ++i) stored[i] = Codec::store(in[i]);
-}
-
 // The floats [begin, begin + n) of an operand: in place where it is float, else decoded into buffer.
+template <class Codec>
+float* decode(const Operand& operand, std::int64_t begin, std::int64_t n, float* buffer) {
+  auto* stored = static_cast<typename Codec::Stored*>(operand.data) + begin;
+  if constexpr (std::is_same_v<typename Codec::Stored, float>) {
+    return stored;
+  } else {
+    std::int64_t i = 0;
+#ifdef __F16C__
+    if constexpr (std::is_same_v<Codec, F16>) {
+      for (; i + 8 <= n; i += 8) F16::load8(stored + i, buffer + i);
+    }
+#endif
+    for (; i < n; ++i) buffer[i] = Codec::load(stored[i]);
+    return buffer;
+  }
+}
+
+// Puts the floats of a buffer back; there is nothing to do for an operand that was updated in place.
+template <class Codec>
+void encode(const Operand& operand, std::int64_t begin, std::int64_t n, const float* buffer) {
+  if constexpr (!std::is_same_v<typename Codec::Stored, float>) {
+    auto* stored = static_cast<typename Codec::Stored*>(operand.data) + begin;
+    std::int64_t i = 0;
+#ifdef __F16C__
+    if constexpr (std::is_same_v<Codec, F16>) {
+      for (; i + 8 <= n; i += 8) F16::store8(stored + i, buffer + i);
+    }
+#endif
+    for (; i < n; ++i) stored[i] = Codec::store(buffer[i]);
+  }
+}
+
 float* read(const Operand& operand, std::int64_t begin, std::int64_t n, float* buffer) {
   switch (operand.dtype) {
-    case DType::f32: return static_cast<float*>(operand.data) + begin;
-    case DType::bf16: decode<BF16>(operand.data, begin, n, buffer); break;
-    case DType::f16: decode<F16>(operand.data, begin, n, buffer); break;
+#define GAUDI3_RT_DECODE(stem, Type) \
+  case DType::stem:                  \
+    return decode<Type>(operand, begin, n, buffer);
+    GAUDI3_RT_CODECS(GAUDI3_RT_DECODE)
   }
-  return buffer;
+  return nullptr;
 }
 
 void write(const Operand& operand, std::int64_t begin, std::int64_t n, const float* buffer) {
   switch (operand.dtype) {
-    case DType::f32: break;  // was updated in place
-    case DType::bf16: encode<BF16>(operand.data, begin, n, buffer); break;
-    case DType::f16: encode<F16>(operand.data, begin, n, buffer); break;
+#define GAUDI3_RT_ENCODE(stem, Type) \
+  case DType::stem:                  \
+    return encode<Type>(operand, begin, n, buffer);
+    GAUDI3_RT_CODECS(GAUDI3_RT_ENCODE)
   }
 }
 

@@ -38,8 +38,8 @@ Id find(int count, const std::string& wanted, const char* what) {
   for (int i = 0; i < count; ++i) {
     if (info(static_cast<Id>(i)).name == wanted) return static_cast<Id>(i);
   }
-  throw py::value_error(std::string("unknown ") + what + " '" + wanted + "'; known: " +
-                        join(names<Id>(count), [](const auto& n) { return n; }));
+  throw py::value_error(std::string("unknown ") + what + " '" + wanted +
+                        "'; known: " + join(names<Id>(count), [](const auto& n) { return n; }));
 }
 
 KernelId kernel_id(const std::string& name) { return find<KernelId>(kKernels, name, "kernel"); }

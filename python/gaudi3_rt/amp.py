@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.amp.grad_scaler import OptState
 
 from gaudi3_rt.optim._fused import Fused
@@ -39,6 +40,6 @@ class GradScaler(torch.amp.GradScaler):
         if not getattr(optimizer, "finds_nonfinite", False):
             return super()._check_inf_per_device(optimizer)
         scale, _ = self._check_scale_growth_tracker("_check_inf_per_device")
-        found_inf = {scale.device: torch.zeros((), dtype=torch.float32, device=scale.device)}
+        found_inf: dict[Any, Tensor] = {scale.device: torch.zeros((), dtype=torch.float32, device=scale.device)}
         self._per_optimizer_states[id(optimizer)]["found_inf_per_device"] = found_inf
         return found_inf

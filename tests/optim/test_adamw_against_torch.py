@@ -87,7 +87,8 @@ def test_same_update_for_tiny_and_huge_gradients(scale):
     ours, theirs = twins()
     exact = [torch.nn.Parameter(p.detach().double()) for p in ours]
     start = copy.deepcopy(ours)
-    optimizers = FusedAdamW(ours, weight_decay=0), torch.optim.AdamW(theirs, weight_decay=0), torch.optim.AdamW(exact, weight_decay=0)
+    classes = (FusedAdamW, ours), (torch.optim.AdamW, theirs), (torch.optim.AdamW, exact)
+    optimizers = [cls(params, weight_decay=0) for cls, params in classes]
     for step in range(50):
         set_grads(step, ours, theirs, exact, scale=scale)
         for optimizer in optimizers:

@@ -111,7 +111,7 @@ def test_driven_directly():
 
 
 def test_our_scaler_reads_gradients_once_less(monkeypatch):
-    """The stock scaler passes over all gradients before the step; ours leaves that to the step, also without clipping."""
+    """The stock scaler passes over all gradients before the step; ours leaves that to the step."""
     passes = []
     original = torch._amp_foreach_non_finite_check_and_unscale_
 

@@ -88,7 +88,8 @@ def test_groups_late_gradients_and_loading():
     optimizers = []
     for model in models:
         params = list(model.parameters())
-        optimizers.append(FusedAdamW([{"params": params[:2]}, {"params": params[2:3], "lr": 0.1, "amsgrad": True}], lr=1e-2))
+        groups = [{"params": params[:2]}, {"params": params[2:3], "lr": 0.1, "amsgrad": True}]
+        optimizers.append(FusedAdamW(groups, lr=1e-2))
     compiled = torch.compile(optimizers[0].step, backend="eager", fullgraph=True)
 
     def both(seed, change=lambda _m, _o: None):
@@ -124,7 +125,7 @@ def test_state_that_is_replaced_behind_the_compiled_step_is_an_error():
     compiled()
     before = [p.detach().clone() for p in model.parameters()]
     optimizer.state[model[0].weight]["exp_avg"] = torch.zeros_like(model[0].weight)
-    with pytest.raises(RuntimeError, match="state or the options of group 0 were replaced .* load_state_dict"):
+    with pytest.raises(RuntimeError, match=r"state or the options of group 0 were replaced .* load_state_dict"):
         compiled()
     assert torch.is_grad_enabled()
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
@@ -137,7 +138,7 @@ def test_amp_attributes_in_a_compiled_step():
     compiled = torch.compile(optimizers[0].step, backend="aot_eager", fullgraph=True)
     for optimizer in optimizers:
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.tensor(0.0)
-    for seed, poison in enumerate((False, True, False)):  # the optimizers are two of one class: neither is taken for the other
+    for seed, poison in enumerate((False, True, False)):
         for model, optimizer, take in zip(models, optimizers, (compiled, optimizers[1].step), strict=True):
             backward(model, seed)
             optimizer.found_inf.zero_()

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
 
@@ -49,9 +50,9 @@ def sharded_steps(rank):
     """Uneven shards, an empty shard (dim 0 of size 1 over two ranks), replicated and plain parameters in one step."""
     mesh = init_device_mesh("cpu", (WORLD,))
     values = tensors(0, *SHAPES)
-    sharded = [
-        torch.nn.Parameter(distribute_tensor(v, mesh, [p])) for v, p in zip(values, PLACEMENTS, strict=True)
-    ] + [torch.nn.Parameter(torch.ones(3))]
+    sharded = [torch.nn.Parameter(distribute_tensor(v, mesh, [p])) for v, p in zip(values, PLACEMENTS, strict=True)] + [
+        torch.nn.Parameter(torch.ones(3))
+    ]
     whole = [torch.nn.Parameter(v.clone()) for v in values] + [torch.nn.Parameter(torch.ones(3))]
     if rank == 1:
         assert sharded[1].to_local().numel() == 0
@@ -116,8 +117,6 @@ def refusals(_rank):
 
 def fully_sharded(rank):
     """fully_shard with clipping in the step follows the unsharded model with torch's clip and step."""
-    from torch.distributed.fsdp import fully_shard
-
     torch.manual_seed(0)
     whole = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3))
     model = copy.deepcopy(whole)
@@ -165,7 +164,7 @@ def all_scenarios(rank):
     for scenario in SCENARIOS:
         try:
             scenario(rank)
-        except Exception as error:
+        except Exception as error:  # noqa: PERF203 (five scenarios)
             error.add_note(f"in {scenario.__name__}: {scenario.__doc__}")
             raise
 

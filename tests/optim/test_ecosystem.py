@@ -50,7 +50,7 @@ def test_schedulers(make, tensor_lr):
 
 
 def test_a_scheduler_before_the_optimizer_still_warns():
-    """torch's warning about the wrong order is not lost."""
+    """The warning of torch about the wrong order is not lost."""
     optimizer = FusedAdamW(network().parameters())
     scheduler = lr_scheduler.StepLR(optimizer, 5)
     with pytest.warns(UserWarning, match=r"lr_scheduler\.step\(\)` before `optimizer\.step"):
@@ -77,7 +77,7 @@ def test_hugging_face_trainer(tmp_path):
     """A tiny randomly initialised GPT-2 learns under Trainer(optimizers=...), saves, and resumes where it was."""
     import transformers  # noqa: PLC0415 (takes seconds; only this test needs it)
 
-    def trainer(steps):
+    def make(steps):
         torch.manual_seed(0)
         config = transformers.GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2)
         model = transformers.GPT2LMHeadModel(config)
@@ -97,14 +97,15 @@ def test_hugging_face_trainer(tmp_path):
             seed=0,
         )
         dataset = [{"input_ids": row, "labels": row} for row in ids]
-        return transformers.Trainer(model, arguments, train_dataset=dataset, optimizers=(optimizer, scheduler)), optimizer
+        trainer = transformers.Trainer(model, arguments, train_dataset=dataset, optimizers=(optimizer, scheduler))
+        return trainer, optimizer
 
-    whole, optimizer = trainer(20)
+    whole, optimizer = make(20)
     whole.train()
     losses = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
     assert losses[-1] < 0.8 * losses[0]
     assert {float(state["step"]) for state in optimizer.state.values()} == {20}
-    resumed, _ = trainer(20)
+    resumed, _ = make(20)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
     for p, q in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(p, q)

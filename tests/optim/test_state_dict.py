@@ -175,14 +175,26 @@ def sgd():
 
 BAD = {
     "another class": (sgd, "saved by another class"),
-    "fewer parameters": (lambda: FusedAdamW(parameters()[:2]).state_dict(), r"\[2\] parameters, this optimizer's have \[3\]"),
+    "fewer parameters": (
+        lambda: FusedAdamW(parameters()[:2]).state_dict(),
+        r"\[2\] parameters, this optimizer's have \[3\]",
+    ),
     "wrong shape": (
         lambda: broken(lambda sd: sd["state"][0].update(exp_avg=torch.zeros(3))),
         r"exp_avg of parameter 0 has shape \(3,\), the parameter has \(4, 6\)",
     ),
-    "missing moment": (lambda: broken(lambda sd: sd["state"][1].pop("exp_avg_sq")), r"parameter 1 has the keys \['exp_avg', 'step'\]"),
-    "amsgrad without its state": (lambda: broken(lambda sd: sd["param_groups"][0].update(amsgrad=True)), "max_exp_avg_sq"),
-    "differentiable": (lambda: broken(lambda sd: sd["param_groups"][0].update(differentiable=True)), "differentiable=True"),
+    "missing moment": (
+        lambda: broken(lambda sd: sd["state"][1].pop("exp_avg_sq")),
+        r"parameter 1 has the keys \['exp_avg', 'step'\]",
+    ),
+    "amsgrad without its state": (
+        lambda: broken(lambda sd: sd["param_groups"][0].update(amsgrad=True)),
+        "max_exp_avg_sq",
+    ),
+    "differentiable": (
+        lambda: broken(lambda sd: sd["param_groups"][0].update(differentiable=True)),
+        "differentiable=True",
+    ),
 }
 
 

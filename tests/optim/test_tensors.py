@@ -10,7 +10,7 @@ from gaudi3_rt.optim import FusedAdamW, _batch
 
 
 def step_both(make, steps=5, **options):
-    """Steps parameters made twice by ``make`` (which also gives them gradients) with us and with torch; returns both."""
+    """Steps what ``make`` makes, parameters with gradients, with us and with torch, and compares."""
     ours, theirs = make(), make()
     a, b = FusedAdamW(ours, lr=1e-2, **options), torch.optim.AdamW(theirs, lr=1e-2, **options)
     for _ in range(steps):
@@ -19,7 +19,6 @@ def step_both(make, steps=5, **options):
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=2e-6)
         assert p.stride() == q.stride()
-    return ours, a
 
 
 def with_grad(p, grad=None):
@@ -210,7 +209,8 @@ def test_state_of_the_wrong_shape_is_refused():
     optimizer.step()
     before = p.detach().clone()
     optimizer.state[p]["exp_avg"] = torch.zeros(3)
-    with pytest.raises(ValueError, match=r"exp_avg of parameter 0 of group 0 has shape \(3,\).*parameter has shape \(10,\)"):
+    message = r"exp_avg of parameter 0 of group 0 has shape \(3,\).*parameter has shape \(10,\)"
+    with pytest.raises(ValueError, match=message):
         optimizer.step()
     assert torch.equal(p, before)
 
@@ -227,7 +227,14 @@ def test_differentiable_is_refused():
 
 @pytest.mark.parametrize(
     "options",
-    [{"lr": -1.0}, {"eps": -1.0}, {"betas": (1.0, 0.9)}, {"betas": (0.9, -0.1)}, {"weight_decay": -0.5}, {"momentum": 0.9}],
+    [
+        {"lr": -1.0},
+        {"eps": -1.0},
+        {"betas": (1.0, 0.9)},
+        {"betas": (0.9, -0.1)},
+        {"weight_decay": -0.5},
+        {"momentum": 0.9},
+    ],
 )
 def test_bad_options_are_refused_as_in_torch(options):
     """The same error from the same check."""

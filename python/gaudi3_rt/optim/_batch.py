@@ -22,9 +22,7 @@ _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class Composite(Protocol):
     """One update by torch operations, for what the kernels do not reach."""
 
-    def __call__(
-        self, hyper: Sequence[float], t: float, param: Tensor, grad: Tensor, states: Sequence[Tensor]
-    ) -> None:
+    def __call__(self, hyper: Sequence[float], t: float, param: Tensor, grad: Tensor, states: Sequence[Tensor]) -> None:
         """Updates ``param`` and ``states`` in place.
 
         Args:

@@ -1,53 +1,31 @@
-"""What all fused optimizers share: gathering tensors, clipping, AMP, compilation, loading of state."""
+"""What all fused optimizers share: the step with clipping and AMP, state, copies, checkpoints."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gaudi3_rt import _core
 from gaudi3_rt.optim import _ops
-from gaudi3_rt.optim._batch import Batch, Rule, check_tensors, clip_coefficient
-
-if TYPE_CHECKING:
-    _Base = torch.optim.Optimizer
-else:
-    _Base = object
+from gaudi3_rt.optim._batch import Batch, Rule, check_tensors
+from gaudi3_rt.optim._loading import check_loadable, pairs, refuse_differentiable
+from gaudi3_rt.optim._traced import Traced
 
 _numbers = itertools.count()
 
-# Options that torch gives a default when it loads a checkpoint that is older than they are.
-_FILLED_IN_BY_TORCH = {
-    "amsgrad",
-    "maximize",
-    "foreach",
-    "capturable",
-    "differentiable",
-    "fused",
-    "decoupled_weight_decay",
-}
 
-
-class _TracedGroup(TypedDict):
-    """What a compiled step reads of one group: plain lists, so that nothing else of the optimizer is guarded."""
-
-    kernel: str
-    params: list[Tensor]
-    states: list[list[Tensor | None]]  # by name of the state, then by parameter; None where no gradient was seen
-    steps: list[Tensor | None]
-
-
-class Fused(_Base):
+class Fused(Traced):
     """Mixin that takes a torch optimizer's step with a kernel; it goes before the torch class among the bases.
 
     A subclass says which kernel a group uses and with which hyper-parameters (``_kernel``, ``_hyper``), and registers
-    the same update in torch operations (``_ops.COMPOSITES``).
+    the same update in torch operations (``_batch.COMPOSITES``).
 
     Attributes:
         max_grad_norm: the L2 norm of all gradients of all groups together is clipped to this inside the step;
@@ -61,16 +39,7 @@ class Fused(_Base):
 
     _step_supports_amp_scaling = True
 
-    max_grad_norm: float | None
-    last_grad_norm: Tensor | None
-    last_step_skipped: bool
     finds_nonfinite: bool
-
-    def _kernel(self, group: Mapping[str, Any]) -> str:
-        raise NotImplementedError
-
-    def _hyper(self, group: Mapping[str, Any]) -> list[float]:
-        raise NotImplementedError
 
     # Construction, copies, pickles
 
@@ -93,7 +62,7 @@ class Fused(_Base):
         self.last_step_skipped = False
         self.finds_nonfinite = False
         self._batch = Batch()
-        self._traced: list[_TracedGroup] = []
+        self._traced = []
         self._name = f"{type(self).__name__} {next(_numbers)}"
         _ops.LIVE[self._name] = self
 
@@ -110,7 +79,7 @@ class Fused(_Base):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as in torch; ``differentiable=True`` is refused."""
-        _refuse_differentiable(type(self), {**self.defaults, **param_group})
+        refuse_differentiable(type(self), {**self.defaults, **param_group})
         super().add_param_group(param_group)
         self._traced = []  # a compiled step sees by the length of this list that it must be traced again
 
@@ -141,8 +110,8 @@ class Fused(_Base):
                 self._eager_step()
         return loss
 
-    # A scheduler wraps the step of its optimizer to learn whether it was called (_opt_called), unless the step says that
-    # this was done already. Dynamo refuses to trace that wrapper, so the step above notes its call itself.
+    # A scheduler wraps the step of its optimizer to learn whether it was called (_opt_called), unless the step says
+    # that this was done already. Dynamo refuses to trace that wrapper, so the step above notes its call itself.
     step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
 
     def _eager_step(self) -> None:
@@ -202,103 +171,6 @@ class Fused(_Base):
                 if key not in state:
                     state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
 
-    # The step under torch.compile
-
-    def _prepare_trace(self) -> None:
-        """Runs for real while the step is traced: makes state and lists what the traced step will read."""
-        with torch.no_grad():
-            self._make_state()
-        self._traced = [
-            {
-                "kernel": (kernel := self._kernel(group)),
-                "params": list(group["params"]),
-                "states": [
-                    [self.state.get(p, {}).get(key) for p in group["params"]]
-                    for key in _core.describe_kernel(kernel)["state"]
-                ],
-                "steps": [self.state.get(p, {}).get("step") for p in group["params"]],
-            }
-            for group in self.param_groups
-        ]
-
-    # torch.compiler.assume_constant_result does this too, but imports the compiler (1.5 s) for those who never use it.
-    _prepare_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-    def _traced_step(self) -> None:
-        # Parameters are detached and not stepped under no_grad: if an operator raised inside such a block of a compiled
-        # graph, gradients would stay switched off for whoever catches the error.
-        self._prepare_trace()
-        found_inf = getattr(self, "found_inf", None)
-        grad_scale = getattr(self, "grad_scale", None)
-        factor = None
-        if self.max_grad_norm is not None or found_inf is not None or grad_scale is not None:
-            sum_squares = None
-            if self.max_grad_norm is not None:
-                grads = [p.grad for group in self._traced for p in group["params"] if p.grad is not None]
-                sum_squares = torch.ops.gaudi3_rt.sum_squares(grads)
-            anchor = [p for group in self._traced for p in group["params"]][0].detach()  # noqa: RUF015 (dynamo traces it)
-            factor, found_inf = torch.ops.gaudi3_rt.grad_factor(anchor, sum_squares, grad_scale, found_inf, self._name)
-        for g, group in enumerate(self._traced):
-            seen = [i for i, p in enumerate(group["params"]) if p.grad is not None]
-            if not seen:
-                continue
-            params = [group["params"][i] for i in seen]
-            torch.ops.gaudi3_rt.step_(
-                group["kernel"],
-                [p.detach() for p in params],
-                [p.grad for p in params],
-                [states[i] for states in group["states"] for i in seen],
-                [group["steps"][i] for i in seen],
-                torch.ops.gaudi3_rt.group_hyper(params[0].detach(), self._name, g),
-                factor,
-                found_inf,
-            )
-
-    def traced_factor(
-        self, sum_squares: float | None, grad_scale: float | None, found_inf: float | None
-    ) -> tuple[float, float]:
-        """What a compiled step multiplies gradients by, and whether (1 or 0) it is skipped; notes both, and the norm."""
-        factor = 1.0 if grad_scale is None else 1.0 / grad_scale
-        skip = found_inf is not None and found_inf != 0
-        if sum_squares is not None and self.max_grad_norm is not None:
-            norm = math.sqrt(sum_squares) * abs(factor)
-            factor *= clip_coefficient(norm, self.max_grad_norm)
-            if not skip:
-                self.last_grad_norm = torch.tensor(norm, dtype=torch.float32)
-            skip = skip or (found_inf is not None and not math.isfinite(norm))
-        self.last_step_skipped = skip
-        return factor, float(skip)
-
-    def n_hyper(self, g: int) -> int:
-        """How many numbers ``traced_hyper`` gives."""
-        return len(_core.describe_kernel(self._kernel(self.param_groups[g]))["hyper"]) + 1
-
-    def traced_hyper(self, g: int) -> list[float]:
-        """The hyper-parameters of group g and its sign, for a compiled step; checks that its trace still holds.
-
-        Raises:
-            RuntimeError: state was replaced, or the group's kernel changed, behind the compiled step's back.
-        """
-        self._opt_called = True  # dynamo does not replay attributes that are set on an optimizer
-        group = self.param_groups[g]
-        if self._traced:
-            traced = self._traced[g]
-            kernel = self._kernel(group)
-            current = [self.state.get(p, {}) for p in group["params"]]
-            keys = _core.describe_kernel(traced["kernel"])["state"]
-            same = kernel == traced["kernel"] and all(
-                s.get(key) is t
-                for key, tensors in zip(("step", *keys), (traced["steps"], *traced["states"]), strict=True)
-                for s, t in zip(current, tensors, strict=True)
-            )
-            if not same:
-                msg = (
-                    f"the state or the options of group {g} were replaced after the step was compiled; "
-                    "use load_state_dict to replace state, or call torch.compiler.reset()"
-                )
-                raise RuntimeError(msg)
-        return [*self._hyper(group), -1.0 if group["maximize"] else 1.0]
-
     # Loading
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -312,7 +184,7 @@ class Fused(_Base):
 
         def check(_: torch.optim.Optimizer, loaded: dict[str, Any]) -> None:
             final.update(loaded)
-            self._check_loadable(loaded)
+            check_loadable(self, loaded)
 
         hook = self.register_load_state_dict_pre_hook(check)
         try:
@@ -320,65 +192,16 @@ class Fused(_Base):
         finally:
             hook.remove()
         # torch has cast every state to its parameter's dtype; a float32 moment of a bf16 parameter comes back here.
-        for key, param in self._pairs(final):
+        for key, param in pairs(self, final):
             for name, value in final["state"].get(key, {}).items():
                 if name != "step" and isinstance(value, Tensor) and value.dtype != param.dtype:
                     self.state[param][name] = value.to(param.device)
         if self._traced:
             self._prepare_trace()
 
-    def _pairs(self, state_dict: Mapping[str, Any]) -> list[tuple[Any, Tensor]]:
-        """Keys of saved state with the parameters of this optimizer that they stand for, in order."""
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        return list(zip(keys, params, strict=True))
-
-    def _check_loadable(self, state_dict: Mapping[str, Any]) -> None:
-        saved = [len(group["params"]) for group in state_dict["param_groups"]]
-        own = [len(group["params"]) for group in self.param_groups]
-        if saved != own:
-            msg = f"the saved groups have {saved} parameters, this optimizer's have {own}; they must match"
-            raise ValueError(msg)
-        kernel_of = {}
-        for group in state_dict["param_groups"]:
-            _refuse_differentiable(type(self), group)
-            absent = sorted(self.defaults.keys() - _FILLED_IN_BY_TORCH - group.keys())
-            if absent:
-                msg = f"a saved group has no {absent}; was it saved by another class of optimizer?"
-                raise ValueError(msg)
-            for key in group["params"]:
-                kernel_of[key] = self._kernel({**self.defaults, **group})
-        for i, (key, param) in enumerate(self._pairs(state_dict)):
-            state = state_dict["state"].get(key)
-            if not state:
-                continue
-            wanted = {"step", *_core.describe_kernel(kernel_of[key])["state"]}
-            if set(state) != wanted:
-                msg = (
-                    f"the saved state of parameter {i} has the keys {sorted(map(str, state))}, {type(self).__name__} "
-                    f"needs {sorted(wanted)}; was it saved by another class of optimizer?"
-                )
-                raise ValueError(msg)
-            for name in sorted(wanted - {"step"}):
-                if state[name].shape != param.shape:
-                    msg = (
-                        f"the saved {name} of parameter {i} has shape {tuple(state[name].shape)}, the parameter has "
-                        f"{tuple(param.shape)}; they must be equal"
-                    )
-                    raise ValueError(msg)
-
-
-def _refuse_differentiable(cls: type, group: Mapping[str, Any]) -> None:
-    if group.get("differentiable"):
-        msg = (
-            f"differentiable=True: {cls.__name__} writes memory that autograd does not see, so no gradient can flow "
-            "through its step; use the class of torch.optim for that"
-        )
-        raise ValueError(msg)
-
 
 def _is_part_of_zero_redundancy_optimizer() -> bool:
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     for _ in range(4):
         if frame is None:
             return False

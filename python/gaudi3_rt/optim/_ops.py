@@ -49,7 +49,8 @@ def step_(
     n = len(params)
     n_states = len(_core.describe_kernel(kernel)["state"])
     if len(states) != n * n_states:
-        msg = f"kernel {kernel!r} keeps {n_states} states per parameter: expected {n * n_states} tensors, got {len(states)}"
+        wanted = f"expected {n * n_states} tensors, got {len(states)}"
+        msg = f"kernel {kernel!r} keeps {n_states} states per parameter: {wanted}"
         raise ValueError(msg)
     *numbers, sign = hyper.tolist()
     batch = Batch()
