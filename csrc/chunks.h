@@ -37,6 +37,12 @@ class Chunks {
     return {tensor, begin, std::min(kChunk, lengths_[tensor] - begin)};
   }
 
+  // How many chunks a thread takes at a time: small tensors go together, so that the threads meet less often.
+  std::int64_t batch() const {
+    constexpr std::int64_t kElements = 16 * 1024;
+    return count_ == 0 ? 1 : std::clamp<std::int64_t>(kElements * count_ / std::max<std::int64_t>(elements_, 1), 1, 64);
+  }
+
   // How many of n threads are worth waking: below this many elements one does not earn the microseconds it costs.
   int useful_threads(int n) const {
     constexpr std::int64_t kElementsPerThread = 16 * 1024;

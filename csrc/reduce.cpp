@@ -25,10 +25,10 @@ std::vector<double> reduce(const IsaTable& table, ReductionId reduction, const C
   std::vector<double> partial(static_cast<std::size_t>(chunks.count()));
   std::atomic<std::int64_t> queue{0};
   parallel(chunks.useful_threads(n_threads), [&](const Team& team) {
-    for (std::int64_t i; (i = team.take(queue, chunks.count())) >= 0;) {
+    team.share(queue, chunks.count(), chunks.batch(), [&](std::int64_t i) {
       const Chunks::Piece p = chunks.piece(i);
       partial[static_cast<std::size_t>(i)] = reduce_chunk(tensors[p.tensor], p.begin, p.length);
-    }
+    });
   });
   return fold(reduction, chunks, partial);
 }

@@ -96,10 +96,10 @@ StepResult TensorList::step(int n_threads, double grad_factor, std::optional<dou
 
   parallel(chunks_.useful_threads(n_threads), [&](const Team& team) {
     if (max_norm) {
-      for (std::int64_t i; (i = team.take(norm_queue, chunks_.count())) >= 0;) {
+      team.share(norm_queue, chunks_.count(), chunks_.batch(), [&](std::int64_t i) {
         const Chunks::Piece p = chunks_.piece(i);
         partial[static_cast<std::size_t>(i)] = sum_squares(grad(tensors_[p.tensor]), p.begin, p.length);
-      }
+      });
       team.barrier();
       if (team.is_first()) {
         double total = 0;
@@ -112,13 +112,13 @@ StepResult TensorList::step(int n_threads, double grad_factor, std::optional<dou
       team.barrier();
       if (!result.stepped) return;
     }
-    for (std::int64_t i; (i = team.take(step_queue, chunks_.count())) >= 0;) {
+    team.share(step_queue, chunks_.count(), chunks_.batch(), [&](std::int64_t i) {
       const Chunks::Piece p = chunks_.piece(i);
       const Tensor& tensor = tensors_[p.tensor];
       const Group& its = group(tensor);
       table_.step[static_cast<int>(its.kernel)](constants_[tensor.constants].bytes, &operands_[tensor.first_operand],
                                                 p.begin, p.length, its.sign * static_cast<float>(grad_factor));
-    }
+    });
   });
 
   if (result.stepped) {

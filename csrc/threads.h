@@ -1,4 +1,4 @@
-// One parallel region of the process's OpenMP runtime, and the three things that kernels need inside it.
+// One parallel region of the process's OpenMP runtime, and what kernels need inside it.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -8,10 +8,14 @@ namespace gaudi3_rt {
 
 class Team {
  public:
-  // The next item of a queue that all threads share, or -1 when [0, n) is used up.
-  static std::int64_t take(std::atomic<std::int64_t>& queue, std::int64_t n) {
-    const std::int64_t i = queue.fetch_add(1, std::memory_order_relaxed);
-    return i < n ? i : -1;
+  // Calls work(i) for every i in [0, n), each in one thread of the team; a thread takes `batch` consecutive ones at a
+  // time from a queue that all share.
+  template <class Work>
+  static void share(std::atomic<std::int64_t>& queue, std::int64_t n, std::int64_t batch, const Work& work) {
+    for (std::int64_t begin; (begin = queue.fetch_add(batch, std::memory_order_relaxed)) < n;) {
+      const std::int64_t end = begin + batch < n ? begin + batch : n;
+      for (std::int64_t i = begin; i < end; ++i) work(i);
+    }
   }
 
   // True in one thread of the team only.

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <string_view>
@@ -128,7 +129,7 @@ class PyTensorList {
     std::vector<std::size_t> left_over;
     std::vector<Row> rows;
     for (std::size_t i = 0; i < steps.size(); ++i) {
-      Row& row = rows.emplace_back(Row{group, first_index + i, {}});
+      Row& row = rows.emplace_back(Row{group, first_index + i, {}, nullptr});
       for (std::size_t j = 0; j < operands.size(); ++j) row.objects[j] = item(operands[j], i);
       row.objects[operands.size()] = item(steps, i);
       if (rows.size() == kBlock || i + 1 == steps.size()) append(kernel, rows, left_over);
@@ -152,20 +153,23 @@ class PyTensorList {
     std::vector<Row> rows;
     StateWalk walk(state);
     for (std::size_t i = 0; i < params.size(); ++i) {
-      if (i + kBlock < params.size()) describe_.prefetch_object(item(params, i + kBlock));
-      if (i + kBlock / 2 < params.size()) describe_.prefetch_tensor(item(params, i + kBlock / 2));
+      const auto ahead = [&](std::size_t distance) { return item(params, std::min(i + distance, params.size() - 1)); };
+      describe_.prefetch_object(ahead(kBlock));
+      describe_.prefetch_tensor(ahead(kBlock / 2));
+      describe_.prefetch_autograd(ahead(kBlock / 4));
       const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(item(params, i), grad_name.ptr()));
       if (!grad) throw py::error_already_set();
       if (!grad.is_none()) {
         grads.append(grad);
-        Row row{group, i, {item(params, i), grad.ptr()}};
-        if (find_state(walk.find(item(params, i)), keys, row)) {
-          rows.push_back(row);
-        } else {
-          left_over.push_back(i);
-        }
+        PyObject* const of_param = walk.find(item(params, i));
+        __builtin_prefetch(of_param);
+        rows.push_back({group, i, {item(params, i), grad.ptr()}, of_param});
       }
-      if (rows.size() == kBlock || i + 1 == params.size()) append(kernel, rows, left_over);
+      if (rows.size() == kBlock || i + 1 == params.size()) {
+        for (const Row& row : rows) prefetch_entries(row.state);
+        find_states(keys, rows, left_over);
+        append(kernel, rows, left_over);
+      }
     }
     return left_over;
   }
@@ -210,6 +214,7 @@ class PyTensorList {
     std::size_t group;
     std::size_t index;
     std::array<PyObject*, kMaxOperands + 1> objects;
+    PyObject* state;  // the parameter's dictionary of states, if that is where they are looked up
   };
 
   const KernelInfo& open_group(const std::string& name, const std::vector<double>& hyper, bool maximize) {
@@ -223,14 +228,27 @@ class PyTensorList {
     return py::reinterpret_steal<py::object>(PyUnicode_InternFromString(std::string(name).c_str()));
   }
 
-  // Fills in states and step from the parameter's dictionary; false if something is missing.
-  static bool find_state(PyObject* of_param, const std::vector<py::object>& keys, Row& row) {
-    if (of_param == nullptr) return false;
-    for (std::size_t k = 0; k < keys.size(); ++k) {
-      row.objects[2 + k] = PyDict_GetItemWithError(of_param, keys[k].ptr());
-      if (row.objects[2 + k] == nullptr) return false;
-    }
-    return true;
+  static void prefetch_entries(PyObject* dict) {
+    if (dict == nullptr) return;
+    const char* const entries = reinterpret_cast<const char*>(reinterpret_cast<PyDictObject*>(dict)->ma_keys);
+    __builtin_prefetch(entries);
+    __builtin_prefetch(entries + 64);
+  }
+
+  // Fills in states and step from the parameters' dictionaries; rows that lack something go to left_over.
+  static void find_states(const std::vector<py::object>& keys, std::vector<Row>& rows,
+                          std::vector<std::size_t>& left_over) {
+    const auto is_incomplete = [&](Row& row) {
+      for (std::size_t k = 0; k < keys.size(); ++k) {
+        row.objects[2 + k] = row.state == nullptr ? nullptr : PyDict_GetItemWithError(row.state, keys[k].ptr());
+        if (row.objects[2 + k] == nullptr) {
+          left_over.push_back(row.index);
+          return true;
+        }
+      }
+      return false;
+    };
+    rows.erase(std::remove_if(rows.begin(), rows.end(), is_incomplete), rows.end());
   }
 
   // Appends the rows that it can and empties them; the others' indices go to left_over.

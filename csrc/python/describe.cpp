@@ -107,16 +107,28 @@ std::optional<Describer::Layout> Describer::find_layout() const {
   return Layout{*in_object, *in_impl};
 }
 
+const char* Describer::impl(PyObject* object) const {
+  if (!layout_ || !known_plain(Py_TYPE(object))) return nullptr;
+  return *reinterpret_cast<const char* const*>(reinterpret_cast<char*>(object) + layout_->impl_in_object);
+}
+
 void Describer::prefetch_tensor(PyObject* object) const {
-  if (!layout_ || !known_plain(Py_TYPE(object))) return;
-  const char* impl = *reinterpret_cast<const char* const*>(reinterpret_cast<char*>(object) + layout_->impl_in_object);
-  for (int line = 0; line < 3; ++line) __builtin_prefetch(impl + 64 * line);
+  const char* const tensor = impl(object);
+  for (int line = 0; tensor != nullptr && line < 3; ++line) __builtin_prefetch(tensor + 64 * line);
 }
 
 void Describer::prefetch_storage(PyObject* object) const {
-  if (!layout_ || !known_plain(Py_TYPE(object))) return;
-  const char* impl = *reinterpret_cast<const char* const*>(reinterpret_cast<char*>(object) + layout_->impl_in_object);
-  __builtin_prefetch(*reinterpret_cast<const char* const*>(impl + layout_->storage_in_impl));
+  const char* const tensor = impl(object);
+  if (tensor != nullptr) __builtin_prefetch(*reinterpret_cast<const char* const*>(tensor + layout_->storage_in_impl));
+}
+
+void Describer::prefetch_autograd(PyObject* object) const {
+  const char* const tensor = impl(object);
+  if (tensor == nullptr) return;
+  // The pointer after the one to the storage. Were it another one, this would be a useless hint and no more.
+  const char* const* const storage = reinterpret_cast<const char* const*>(tensor + layout_->storage_in_impl);
+  __builtin_prefetch(storage[1]);
+  __builtin_prefetch(storage[1] + 64);
 }
 
 bool Describer::known_plain(PyTypeObject* type) const {

@@ -50,6 +50,7 @@ class Describer {
   void prefetch_object(PyObject* object) const { __builtin_prefetch(object); }
   void prefetch_tensor(PyObject* object) const;
   void prefetch_storage(PyObject* object) const;
+  void prefetch_autograd(PyObject* object) const;  // where a parameter's gradient hangs
 
   // A description that stays valid when others follow, until the next one is kept.
   Description keep(const Description& tensor);
@@ -62,6 +63,8 @@ class Describer {
   };
 
   std::optional<Layout> find_layout() const;
+  // torch's own object behind a Python tensor; null if that is not known.
+  const char* impl(PyObject* object) const;
   bool known_plain(PyTypeObject* type) const;
   bool is_plain(PyTypeObject* type);
   std::optional<Description> from_attributes(PyObject* object);
