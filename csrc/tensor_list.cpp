@@ -56,26 +56,45 @@ void TensorList::clear() {
   chunks_.clear();
 }
 
-std::optional<std::array<std::size_t, 2>> TensorList::overlap() {
-  std::vector<Range> written;
-  written.reserve(operands_.size());
+std::vector<TensorList::Range> TensorList::ranges(bool written) const {
+  std::vector<Range> result;
+  result.reserve(written ? operands_.size() : tensors_.size());
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const std::int64_t length = chunks_.lengths()[i];
     const int n = info(group(tensors_[i]).kernel).operands();
     for (int j = 0; j < n && length > 0; ++j) {
-      if (j == 1) continue;  // gradients are only read
+      if ((j != 1) != written) continue;  // of all operands, the gradient alone is only read
       const Operand& operand = operands_[tensors_[i].first_operand + static_cast<std::size_t>(j)];
       const auto begin = reinterpret_cast<std::uintptr_t>(operand.data);
-      written.push_back({begin, begin + static_cast<std::size_t>(length) * bytes(operand.dtype), i});
+      result.push_back({begin, begin + static_cast<std::size_t>(length) * bytes(operand.dtype), i});
     }
   }
-  if (written == known_disjoint_) return std::nullopt;
-  std::vector<Range> sorted = written;
-  std::sort(sorted.begin(), sorted.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
-  for (std::size_t i = 1; i < sorted.size(); ++i) {
-    if (sorted[i].begin < sorted[i - 1].end) return {{sorted[i - 1].tensor, sorted[i].tensor}};
+  return result;
+}
+
+std::optional<std::array<std::size_t, 2>> TensorList::overlap() {
+  std::vector<Range> written = ranges(true);
+  std::vector<Range> read = ranges(false);
+  if (written != written_) {
+    sorted_ = written;
+    std::sort(sorted_.begin(), sorted_.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+    for (std::size_t i = 1; i < sorted_.size(); ++i) {
+      if (sorted_[i].begin < sorted_[i - 1].end) {
+        written_.clear();
+        return {{sorted_[i - 1].tensor, sorted_[i].tensor}};
+      }
+    }
+    written_ = std::move(written);
+    read_.clear();
   }
-  known_disjoint_ = std::move(written);
+  if (read != read_) {
+    for (const Range& range : read) {
+      const auto next = std::upper_bound(sorted_.begin(), sorted_.end(), range.begin,
+                                         [](std::uintptr_t begin, const Range& other) { return begin < other.end; });
+      if (next != sorted_.end() && next->begin < range.end) return {{next->tensor, range.tensor}};
+    }
+    read_ = std::move(read);
+  }
   return std::nullopt;
 }
 

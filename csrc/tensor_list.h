@@ -41,8 +41,8 @@ class TensorList {
   std::size_t size() const { return tensors_.size(); }
   const IsaTable& table() const { return table_; }
 
-  // Two tensors whose written memory overlaps, if any: updating them in parallel would be a race. Cheap when the
-  // addresses are those of the last call, as they are from one step to the next.
+  // Two tensors of which one writes memory that the other reads or writes, if any: updating them in parallel would be a
+  // race. Cheap when the addresses are those of the last call, as they mostly are from one step to the next.
   std::optional<std::array<std::size_t, 2>> overlap();
 
   // One number per tensor, from its gradient.
@@ -76,6 +76,8 @@ class TensorList {
     bool operator==(const Range& other) const { return begin == other.begin && end == other.end; }
   };
 
+  std::vector<Range> ranges(bool written) const;
+
   // Reads the counters and computes what each tensor's step needs; once for all tensors that share group and step.
   void prepare_constants();
   const Operand& grad(const Tensor& tensor) const { return operands_[tensor.first_operand + 1]; }
@@ -87,7 +89,8 @@ class TensorList {
   std::vector<Tensor> tensors_;
   std::vector<Operand> operands_;
   Chunks chunks_;
-  std::vector<Range> known_disjoint_;
+  std::vector<Range> written_, read_;  // what overlap() found to be disjoint
+  std::vector<Range> sorted_;          // written_, by address
 };
 
 }  // namespace gaudi3_rt

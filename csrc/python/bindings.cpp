@@ -193,9 +193,10 @@ class PyTensorList {
 
   py::tuple step(int n_threads, double grad_factor, std::optional<double> max_norm, bool skip_nonfinite) {
     if (const auto pair = list_.overlap()) {
-      throw py::value_error(label((*pair)[0]) + " and " + label((*pair)[1]) +
-                            " (or their states) overlap in memory, so the result would depend on the order of updates; "
-                            "use one Parameter object for a shared weight");
+      throw py::value_error(
+          label((*pair)[0]) + " and " + label((*pair)[1]) +
+          " (or their states or gradients) overlap in memory, so the result would depend on the order of updates; "
+          "use one Parameter object for a shared weight");
     }
     StepResult result;
     {

@@ -147,6 +147,13 @@ bool Describer::is_plain(PyTypeObject* type) {
 }
 
 std::optional<Description> Describer::operator()(PyObject* object) {
+  auto description = describe(object);
+  // No process may map its lowest 64 KiB: elements there are those of a storage that was freed, or never allocated.
+  const bool nowhere = description && reinterpret_cast<std::uintptr_t>(description->data) < 0x10000;
+  return nowhere && description->length() > 0 ? std::nullopt : description;
+}
+
+std::optional<Description> Describer::describe(PyObject* object) {
   if (!is_plain(Py_TYPE(object))) return std::nullopt;
   if (table_ == nullptr) return from_attributes(object);
   dlpack::Tensor tensor;

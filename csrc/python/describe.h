@@ -36,7 +36,8 @@ class Describer {
   // use_exchange_table is set; otherwise its Python attributes, which takes about ten times as long.
   Describer(pybind11::type tensor_type, bool use_exchange_table);
 
-  // Nothing if the object is not a tensor with plain CPU memory: another device or layout, no storage, or a subclass
+  // Nothing if the object is not a tensor with plain CPU memory: another device or layout, no
+  // storage, or a subclass
   // that overrides __torch_dispatch__ (DTensor, FakeTensor), whose memory is not what it seems.
   std::optional<Description> operator()(PyObject* object);
 
@@ -67,6 +68,7 @@ class Describer {
   const char* impl(PyObject* object) const;
   bool known_plain(PyTypeObject* type) const;
   bool is_plain(PyTypeObject* type);
+  std::optional<Description> describe(PyObject* object);
   std::optional<Description> from_attributes(PyObject* object);
 
   pybind11::type tensor_type_;

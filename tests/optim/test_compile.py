@@ -116,6 +116,34 @@ def test_groups_late_gradients_and_loading():
     both(5)
 
 
+@pytest.mark.parametrize("how", ["group", "scheduler"])
+def test_a_learning_rate_that_is_changed_in_the_compiled_function(how):
+    """The step after it uses the new one, as it does uncompiled: dynamo would defer the change, so the graph is cut."""
+
+    def train(compiler):
+        model = network()
+        optimizer = FusedAdamW(model.parameters(), lr=1e-2)
+        optimizer._opt_called = True  # the scheduler below comes before the first step on purpose
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+        def step(lr):
+            if how == "scheduler":
+                scheduler.step()
+            else:
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+            optimizer.step()
+
+        step = compiler(step)
+        for seed in range(4):
+            backward(model, seed)
+            step(0.1 / (seed + 1))
+        return list(model.parameters())
+
+    compiled = train(lambda f: torch.compile(f, backend="eager"))
+    assert all(torch.equal(p, q) for p, q in zip(compiled, train(lambda f: f), strict=True))
+
+
 def test_state_that_is_replaced_behind_the_compiled_step_is_an_error():
     """Never a step with old state: the message says what to do."""
     model = network()

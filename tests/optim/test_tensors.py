@@ -244,3 +244,13 @@ def test_bad_options_are_refused_as_in_torch(options):
             cls([torch.nn.Parameter(torch.ones(1))], **options)
         errors.append((caught.type, str(caught.value).replace("FusedAdamW", "AdamW")))
     assert errors[0] == errors[1]
+
+
+def test_memory_that_is_not_there_is_not_touched():
+    """A parameter whose storage was freed, as between the steps of some sharded models, is refused."""
+    p = with_grad(torch.ones(10))
+    optimizer = FusedAdamW([p])
+    optimizer.step()
+    p.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="parameter 0 of group 0: either a tensor's memory is not allocated"):
+        optimizer.step()

@@ -153,7 +153,8 @@ class Batch:
             counter = step.to(torch.float32)
             self._staged.append((step, counter))
         if self._list.extend(rule.kernel, rule.hyper, rule.maximize, operands, [counter], rule.group, index):
-            msg = f"{where}: no step can be taken with a step counter of shape {tuple(step.shape)}; it must be 0-d"
+            shape = tuple(step.shape)
+            msg = f"{where}: either a tensor's memory is not allocated, or its step counter of shape {shape} is not 0-d"
             raise ValueError(msg)
 
     def step(self, *, grad_factor: float, max_norm: float | None, skip_nonfinite: bool) -> tuple[float | None, bool]:

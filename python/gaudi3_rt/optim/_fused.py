@@ -75,7 +75,7 @@ class Fused(Traced):
             self.__dict__.setdefault("max_grad_norm", None)
             self._run_up()
         if self._traced:
-            self._prepare_trace()
+            self._list_for_trace()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as in torch; ``differentiable=True`` is refused."""
@@ -197,7 +197,7 @@ class Fused(Traced):
                 if name != "step" and isinstance(value, Tensor) and value.dtype != param.dtype:
                     self.state[param][name] = value.to(param.device)
         if self._traced:
-            self._prepare_trace()
+            self._list_for_trace()
 
 
 def _is_part_of_zero_redundancy_optimizer() -> bool:

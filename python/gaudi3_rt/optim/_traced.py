@@ -53,8 +53,8 @@ class Traced(_Base):
         """Makes what state is missing for parameters that have a gradient, or nothing if any of them is refused."""
         raise NotImplementedError
 
-    def _prepare_trace(self) -> None:
-        """Runs for real while the step is traced: makes state and lists what the traced step will read."""
+    def _list_for_trace(self) -> None:
+        """Makes state where it is missing, and lists what the traced step reads."""
         with torch.no_grad():
             self._make_state()
         self._traced = [
@@ -70,13 +70,28 @@ class Traced(_Base):
             for group in self.param_groups
         ]
 
+    def _prepare_trace(self) -> bool:
+        """Runs for real while the step is traced.
+
+        Returns:
+            Whether the code traced so far changes a group, say its ``lr``: dynamo does that only after the graph has
+            run, so the graph must end here.
+        """
+        from torch._dynamo.symbolic_convert import InstructionTranslator  # noqa: PLC0415 (imports the compiler)
+
+        self._list_for_trace()
+        effects = InstructionTranslator.current_tx().output.side_effects
+        seen = (effects.id_to_variable.get(id(group)) for group in self.param_groups)
+        return any(variable is not None and effects.is_modified(variable) for variable in seen)
+
     # torch.compiler.assume_constant_result does this too, but imports the compiler, which takes seconds, for everyone.
     _prepare_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _traced_step(self) -> None:
         # Parameters are detached and not stepped under no_grad: if an operator raised inside such a block of a compiled
         # graph, gradients would stay switched off for whoever catches the error.
-        self._prepare_trace()
+        if self._prepare_trace():
+            torch._dynamo.graph_break()
         found_inf = getattr(self, "found_inf", None)
         grad_scale = getattr(self, "grad_scale", None)
         factor = None

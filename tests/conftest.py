@@ -1,0 +1,62 @@
+"""The axes of the tests: a test that takes `kernel`, `isa`, `reduction`, `dtype` or `size` runs for every one.
+
+All but the sizes come from the registry, so what is listed there is tested. Module scope is what hypothesis asks of
+fixtures that stay the same from example to example, and keeps the tests of a file together.
+"""
+
+import _problems
+import hypothesis
+import hypothesis.configuration
+import pytest
+import torch
+
+from gaudi3_rt import _core
+
+# Derandomized, so that a failure is of the change at hand; no database, so that tests leave nothing behind.
+hypothesis.settings.register_profile("gaudi3_rt", deadline=None, derandomize=True, max_examples=40, database=None)
+hypothesis.settings.load_profile("gaudi3_rt")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hypothesis_home(tmp_path_factory):
+    """Keeps hypothesis's cache out of the source tree."""
+    hypothesis.configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
+
+
+@pytest.fixture(scope="module", params=_core.kernels())
+def kernel(request):
+    """Name of a kernel."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=_core.isas())
+def isa(request):
+    """Name of a build that can run here."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=_core.reductions())
+def reduction(request):
+    """Name of a reduction."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=_problems.DTYPES, ids=str)
+def dtype(request):
+    """A dtype that operands may be stored in."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=_problems.SIZES)
+def size(request):
+    """A number of elements."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _torch_settings():
+    """Gives torch back its number of threads and its treatment of denormals, whatever the test did to them."""
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
+    torch.set_flush_denormal(False)

@@ -1,0 +1,87 @@
+"""The registry's names against the files and tables that repeat them: all that is listed exists, and the reverse."""
+
+import pytest
+import torch
+from _problems import HYPER, ROOT, TORCH_DTYPES
+
+import gaudi3_rt
+from gaudi3_rt import _core
+from gaudi3_rt.optim import _batch
+
+CSRC = ROOT / "csrc"
+
+
+def stems(folder):
+    """Names of the headers in a folder."""
+    return {path.stem for path in (CSRC / folder).glob("*.h")}
+
+
+def header_of(kernel):
+    """The header that a kernel's stem, or the stem that it is a variant of (`adamw_amsgrad`), belongs to."""
+    return next((stem for stem in stems("kernels") if kernel == stem or kernel.startswith(f"{stem}_")), None)
+
+
+def test_every_kernel_has_a_header(kernel):
+    """A kernel is written in the header of its stem."""
+    assert header_of(kernel), f"kernel '{kernel}' has no header csrc/kernels/{kernel}.h"
+
+
+def test_every_kernel_header_is_listed():
+    """A header under csrc/kernels is in the registry."""
+    unlisted = stems("kernels") - {header_of(kernel) for kernel in _core.kernels()}
+    assert not unlisted, f"csrc/kernels/ has headers whose kernels are missing in csrc/registry.h: {sorted(unlisted)}"
+
+
+def test_every_kernel_has_a_composite(kernel):
+    """A kernel has the same update in torch operations, for tensors that it does not reach."""
+    assert kernel in _batch.COMPOSITES, f"kernel '{kernel}' has no composite in gaudi3_rt.optim._batch.COMPOSITES"
+
+
+def test_every_composite_has_a_kernel():
+    """A composite stands for a kernel that exists."""
+    extra = _batch.COMPOSITES.keys() - set(_core.kernels())
+    assert not extra, f"COMPOSITES has updates for kernels that csrc/registry.h does not list: {sorted(extra)}"
+
+
+def test_every_composite_is_the_definition(kernel):
+    """In float64 the composite of a kernel is its reference, to within a few roundings."""
+    hyper = [HYPER[name][0] for name in _core.describe_kernel(kernel)["hyper"]]
+    generator = torch.Generator().manual_seed(0)
+    n_states = len(_core.describe_kernel(kernel)["state"])
+    rows = [torch.rand(50, dtype=torch.float64, generator=generator) for _ in range(2 + n_states)]
+    arrays = [row.numpy().copy() for row in rows]
+    _core.reference(kernel, hyper, 3.0, arrays)
+    _batch.COMPOSITES[kernel](hyper, 3.0, rows[0], rows[1], rows[2:])
+    for row, array in zip(rows, arrays, strict=True):
+        torch.testing.assert_close(row, torch.from_numpy(array), rtol=1e-14, atol=1e-15)
+
+
+def test_every_hyper_parameter_has_a_value_to_test_with(kernel):
+    """The parity tests know a sensible value for each of a kernel's hyper-parameters."""
+    unknown = [name for name in _core.describe_kernel(kernel)["hyper"] if name not in HYPER]
+    assert not unknown, f"kernel '{kernel}' has hyper-parameters without a value in tests/_problems.py HYPER: {unknown}"
+
+
+@pytest.mark.parametrize(("listed", "folder"), [(_core.reductions, "reductions"), (_core.dtypes, "codecs")])
+def test_reductions_and_codecs_have_one_header_each(listed, folder):
+    """A reduction or codec is written in the header of its name, and every such header is listed."""
+    without = set(listed()) - stems(folder)
+    assert not without, f"csrc/registry.h lists names without a header in csrc/{folder}/: {sorted(without)}"
+    unlisted = stems(folder) - set(listed())
+    assert not unlisted, f"csrc/{folder}/ has headers that are missing in csrc/registry.h: {sorted(unlisted)}"
+
+
+def test_every_codec_has_its_torch_dtype():
+    """Tests and optimizers agree with the registry about which torch dtypes the kernels read."""
+    missing = set(_core.dtypes()) ^ TORCH_DTYPES.keys()
+    assert not missing, f"codecs of csrc/registry.h and TORCH_DTYPES of tests/_problems.py differ in {sorted(missing)}"
+    missing = set(TORCH_DTYPES.values()) ^ set(_batch._KERNEL_DTYPES)
+    assert not missing, f"codecs of csrc/registry.h and _KERNEL_DTYPES of optim/_batch.py differ in {missing}"
+
+
+def test_build_info_lists_the_registry():
+    """`gaudi3_rt.build_info()` tells what is in the registry, in its order."""
+    info = gaudi3_rt.build_info()
+    assert (list(info.kernels), list(info.reductions)) == (_core.kernels(), _core.reductions())
+    assert (list(info.dtypes), list(info.isas)) == (_core.dtypes(), _core.isas())
+    assert info.compiler == _core.COMPILER
