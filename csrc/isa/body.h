@@ -73,14 +73,6 @@ void write(const Operand& operand, std::int64_t begin, std::int64_t n, const flo
   }
 }
 
-// Asks for the next tile of an operand that will be decoded, so that its loads go on while this tile is computed.
-void prefetch(const Operand& operand, std::int64_t begin, std::int64_t n) {
-  constexpr std::int64_t kLine = 64 / sizeof(std::uint16_t);
-  if (operand.dtype == DType::f32) return;
-  const auto* next = static_cast<const std::uint16_t*>(operand.data) + begin;
-  for (std::int64_t i = 0; i < n && i < kTile; i += kLine) __builtin_prefetch(next + i);
-}
-
 // The inner loop. The operands of one call never overlap (TensorList refuses that), which the pragma tells the
 // compiler.
 template <class Kernel>
@@ -107,7 +99,6 @@ void step_chunk(const void* constants, const Operand* operands, std::int64_t beg
     const std::int64_t tile = end - begin < kTile ? end - begin : kTile;
     float* x[kOperands];
     for (int j = 0; j < kOperands; ++j) x[j] = read(operands[j], begin, tile, buffers[j]);
-    for (int j = 0; j < kOperands; ++j) prefetch(operands[j], begin + tile, end - begin - tile);
     update(kernel, x, tile, grad_factor);
     for (int j = 0; j < kOperands; ++j) {
       if (j != 1) write(operands[j], begin, tile, x[j]);
@@ -115,13 +106,13 @@ void step_chunk(const void* constants, const Operand* operands, std::int64_t beg
   }
 }
 
-// Adds n floats to one stream; lane = place in the stream modulo eight, also in a ragged end.
+// Adds n floats to one stream; lane = place in the stream modulo kLanes, also in a ragged end.
 template <class Reduction>
 void add_stream(Reduction& sum, int stream, const float* x, std::int64_t n) {
   std::int64_t i = 0;
-  for (; i + 8 <= n; i += 8) sum.add(stream, x + i);
+  for (; i + kLanes <= n; i += kLanes) sum.add(stream, x + i);
   if (i < n) {
-    float padded[8] = {};  // a zero changes neither a sum of squares nor a test for non-finite values
+    float padded[kLanes] = {};  // a zero changes neither a sum of squares nor a test for non-finite values
     for (std::int64_t j = i; j < n; ++j) padded[j - i] = x[j];
     sum.add(stream, padded);
   }
@@ -143,7 +134,7 @@ double reduce_chunk(const Operand& operand, std::int64_t begin, std::int64_t n) 
       x[s] = length[s] > 0 ? read(operand, begin + first, length[s], buffers[s]) : nullptr;
     }
     if (length[kStreams - 1] == kTile) {
-      for (std::int64_t i = 0; i < kTile; i += 8) {
+      for (std::int64_t i = 0; i < kTile; i += kLanes) {
         for (int s = 0; s < kStreams; ++s) sum.add(s, x[s] + i);
       }
     } else {

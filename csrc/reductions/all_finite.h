@@ -1,22 +1,25 @@
 // 1 when no element is infinite or NaN, else 0. A float is not finite exactly when its exponent bits are all ones.
 
 struct AllFinite {
-  Int4 bad[kStreams] = {};
+  Ints bad[kStreams] = {};
 
   static double identity() { return 1; }
   static double fold(double a, double b) { return a < b ? a : b; }
   static double reference(double x) { return x - x == 0 ? 1 : 0; }
 
   void add(int stream, const float* x) {
-    for (int half = 0; half < 2; ++half) {
-      Int4 bits;
-      __builtin_memcpy(&bits, x + 4 * half, sizeof(bits));
+    for (int part = 0; part < kParts; ++part) {
+      Ints bits;
+      __builtin_memcpy(&bits, x + part * kWidth, sizeof(bits));
       bad[stream] |= (bits & 0x7f800000) == 0x7f800000;
     }
   }
 
   double value() const {
-    const Int4 any = (bad[0] | bad[1]) | (bad[2] | bad[3]);
-    return (any[0] | any[1] | any[2] | any[3]) == 0 ? 1 : 0;
+    std::int32_t any = 0;
+    for (int stream = 0; stream < kStreams; ++stream) {
+      for (int lane = 0; lane < kWidth; ++lane) any |= bad[stream][lane];
+    }
+    return any == 0 ? 1 : 0;
   }
 };
