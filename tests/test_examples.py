@@ -1,0 +1,160 @@
+"""The example trains, compares, reports, can be stopped and refuses nonsense."""
+
+import importlib.util
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "train_stdlib.py"
+SMALL = ("--width=32", "--layers=1", "--heads=2", "--context=32", "--batch-size=4", "--threads=1")
+LIMIT = 240  # seconds for one process: a slow machine that also builds matplotlib's font cache
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Caches go where pytest cleans up; one place for all tests, because matplotlib's takes seconds to build."""
+    return {**os.environ, "MPLCONFIGDIR": str(tmp_path_factory.mktemp("matplotlib"))}
+
+
+@pytest.fixture(scope="module")
+def example(environment):
+    """The script as a module: importing torch anew for every bad value would take a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", environment["MPLCONFIGDIR"])
+        patch.syspath_prepend(SCRIPT.parent)  # where the script finds its model
+        spec = importlib.util.spec_from_file_location("train_stdlib", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "train_stdlib", module)  # where dataclasses look for the module of their class
+        spec.loader.exec_module(module)
+        yield module
+
+
+def command(*arguments):
+    """The command line of the script."""
+    return [sys.executable, str(SCRIPT), *arguments]
+
+
+def run(environment, folder, *arguments):
+    """Runs it to its end."""
+    return subprocess.run(  # noqa: S603
+        command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+
+
+def check_report(folder, stdout, steps):
+    """Table, JSON and plot are there and agree; returns the facts."""
+    facts = json.loads((folder / "train_stdlib.json").read_text(encoding="utf-8"))
+    assert facts["finished_steps"] == steps
+    reference, ours = facts["runs"]["torch"], facts["runs"]["gaudi3_rt"]
+    for result in (reference, ours):
+        assert all(len(result[key]) == steps for key in ("losses", "tail_ms", "step_ms"))
+        assert all(map(math.isfinite, [*result["losses"], result["train_loss"], result["validation_loss"]]))
+        assert all(ms > 0 for ms in result["tail_ms"])
+        assert f"{result['train_loss']:.4f}" in stdout
+        assert f"{result['validation_loss']:.4f}" in stdout
+        assert f"{result['tail_median_ms']:.3f}" in stdout
+    assert {"platform", "cpus", "torch", "isa", "threads"} <= facts["machine"].keys()
+    difference = max(abs(a - b) for a, b in zip(reference["losses"], ours["losses"], strict=True))
+    assert facts["comparison"]["largest_loss_difference"] == difference
+    assert f"{difference:.2g} (step" in stdout
+
+    picture = (folder / "train_stdlib.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    assert picture[12:16] == b"IHDR"
+    assert picture[-8:-4] == b"IEND"
+    width, height = struct.unpack(">II", picture[16:24])
+    assert width >= 800
+    assert height >= 400
+    assert len(picture) > 10_000  # an empty canvas of this size compresses to less
+    for name in ("train_stdlib.json", "train_stdlib.png"):
+        assert f"wrote {folder / name}" in stdout
+    return facts
+
+
+def test_both_runs_agree(environment, tmp_path):
+    """The first losses are equal, the others nearly so, and the report says it."""
+    done = run(environment, tmp_path, *SMALL, "--steps=6", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert "step 6/6: loss" in done.stderr
+    facts = check_report(tmp_path, done.stdout, 6)
+    reference, ours = facts["runs"]["torch"], facts["runs"]["gaudi3_rt"]
+    assert ours["losses"][0] == reference["losses"][0]  # same weights, same batch, no update yet
+    assert 4.5 < ours["losses"][0] < 5.2  # a uniform guess among 129 characters costs ln 129 = 4.86
+    assert len(set(ours["losses"])) == 6
+    assert facts["comparison"]["largest_loss_difference"] < 1e-4
+    assert abs(ours["validation_loss"] - reference["validation_loss"]) < 1e-4
+
+
+def test_same_seed_same_curve(environment, tmp_path):
+    """A seed decides everything."""
+    curves = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        done = run(environment, tmp_path, *SMALL, "--steps=3", f"--seed={seed}", f"--out={name}")
+        assert done.returncode == 0, done.stderr
+        facts = json.loads((tmp_path / name / "train_stdlib.json").read_text(encoding="utf-8"))
+        curves.append([facts["runs"][run]["losses"] for run in ("torch", "gaudi3_rt")])
+    assert curves[0] == curves[1]
+    assert curves[0] != curves[2]
+
+
+def test_interrupt_still_reports(environment, tmp_path):
+    """Ctrl-C ends the training after a step, reports what was done, and exits with 130."""
+    arguments = command(*SMALL, "--steps=1000000", f"--out={tmp_path}")
+    with subprocess.Popen(  # noqa: S603
+        arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        guard = threading.Timer(LIMIT, process.kill)  # reading a pipe has no timeout of its own
+        guard.start()
+        try:
+            seen = []
+            for line in process.stderr:
+                seen.append(line)
+                if line.startswith("step 10/"):
+                    process.send_signal(signal.SIGINT)
+                    break
+            stdout, stderr = process.communicate()
+        finally:
+            guard.cancel()
+            process.kill()
+    assert process.returncode == 130, "".join(seen) + stderr
+    assert "Traceback" not in stderr
+    facts = json.loads((tmp_path / "train_stdlib.json").read_text(encoding="utf-8"))
+    steps = facts["finished_steps"]
+    assert 10 <= steps < 1_000_000
+    assert f"stopped by Ctrl-C after {steps} of 1000000 steps" in stdout
+    check_report(tmp_path, stdout, steps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--steps=0"], "argument --steps: '0' given, must be a whole number >= 1"),
+        (["--batch-size=2.5"], "argument --batch-size: '2.5' given, must be a whole number >= 1"),
+        (["--context=5000"], "argument --context: '5000' given, must be a whole number from 1 to 1024"),
+        (["--lr=-0.1"], "argument --lr: '-0.1' given, must be a finite number > 0"),
+        (["--lr=nan"], "argument --lr: 'nan' given, must be a finite number > 0"),
+        (["--max-grad-norm=many"], "argument --max-grad-norm: 'many' given, must be a finite number > 0"),
+        (["--width=30", "--heads=4"], "--width 30 with --heads 4: the width must be a multiple of 2 x heads = 8"),
+        (["--seed=-1"], "argument --seed: '-1' given, must be a whole number >= 0"),
+        (["--out=file"], "--out file: not a folder that can be written to (File exists)"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_values(example, tmp_path, monkeypatch, capsys, arguments, sentence):
+    """One sentence says what was given and what is allowed; exit code 2, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(SystemExit) as error:
+        example.parse(arguments)
+    assert error.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {sentence}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
