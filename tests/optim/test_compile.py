@@ -145,18 +145,32 @@ def test_a_learning_rate_that_is_changed_in_the_compiled_function(how):
 
 
 def test_state_that_is_replaced_behind_the_compiled_step_is_an_error():
-    """Never a step with old state: the message says what to do."""
+    """Never a step with old state, nor with a part of the groups: the message says what to do."""
     model = network()
-    optimizer = FusedAdamW(model.parameters())
+    params = list(model.parameters())
+    optimizer = FusedAdamW([{"params": params[:2]}, {"params": params[2:]}])
     compiled = torch.compile(optimizer.step, backend="eager", fullgraph=True)
     backward(model, 0)
     compiled()
-    before = [p.detach().clone() for p in model.parameters()]
-    optimizer.state[model[0].weight]["exp_avg"] = torch.zeros_like(model[0].weight)
-    with pytest.raises(RuntimeError, match=r"state or the options of group 0 were replaced .* load_state_dict"):
+    before = [p.detach().clone() for p in params]
+    optimizer.state[params[3]]["exp_avg"] = torch.zeros_like(params[3])
+    with pytest.raises(RuntimeError, match=r"state or the options of group 1 were replaced .* load_state_dict"):
         compiled()
     assert torch.is_grad_enabled()
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
+
+
+def test_eager_and_compiled_steps_take_turns():
+    """State that an eager step makes for a parameter without gradient in the compiled one is no contradiction."""
+    model = network()
+    optimizer = FusedAdamW(model.parameters())
+    compiled = torch.compile(optimizer.step, backend="eager", fullgraph=True)
+    for step, take in enumerate((compiled, optimizer.step, compiled, optimizer.step)):
+        backward(model, step)
+        if step % 2 == 0:
+            model[2].bias.grad = None
+        take()
+    assert [float(optimizer.state[p]["step"]) for p in model.parameters()] == [4, 4, 4, 2]
 
 
 def test_amp_attributes_in_a_compiled_step():

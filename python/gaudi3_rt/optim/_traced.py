@@ -94,13 +94,15 @@ class Traced(_Base):
             torch._dynamo.graph_break()
         found_inf = getattr(self, "found_inf", None)
         grad_scale = getattr(self, "grad_scale", None)
+        (anchor, *_) = [p.detach() for group in self._traced for p in group["params"]]
+        # All of them before the first step: this is where it shows that the trace no longer holds.
+        hypers = [torch.ops.gaudi3_rt.group_hyper(anchor, self._name, g) for g in range(len(self._traced))]
         factor = None
         if self.max_grad_norm is not None or found_inf is not None or grad_scale is not None:
             sum_squares = None
             if self.max_grad_norm is not None:
                 grads = [p.grad for group in self._traced for p in group["params"] if p.grad is not None]
                 sum_squares = torch.ops.gaudi3_rt.sum_squares(grads)
-            (anchor, *_) = [p.detach() for group in self._traced for p in group["params"]]
             factor, found_inf = torch.ops.gaudi3_rt.grad_factor(anchor, sum_squares, grad_scale, found_inf, self._name)
         for g, group in enumerate(self._traced):
             seen = [i for i, p in enumerate(group["params"]) if p.grad is not None]
@@ -113,7 +115,7 @@ class Traced(_Base):
                 [p.grad for p in params],
                 [states[i] for states in group["states"] for i in seen],
                 [group["steps"][i] for i in seen],
-                torch.ops.gaudi3_rt.group_hyper(params[0].detach(), self._name, g),
+                hypers[g],
                 factor,
                 found_inf,
             )
@@ -151,7 +153,7 @@ class Traced(_Base):
             current = [self.state.get(p, {}) for p in group["params"]]
             keys = _core.describe_kernel(traced["kernel"])["state"]
             same = kernel == traced["kernel"] and all(
-                s.get(key) is t
+                t is None or s.get(key) is t  # None: had no gradient, and is not stepped
                 for key, tensors in zip(("step", *keys), (traced["steps"], *traced["states"]), strict=True)
                 for s, t in zip(current, tensors, strict=True)
             )
