@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import mmap
 import operator
 
 import _problems
@@ -288,3 +289,19 @@ def test_reduce_grads_reads_the_gradients(kernel, reduction, isa):
     this.extend(tensor_list)
     assert tensor_list.reduce_grads(reduction, 2) == reduce_all("scalar", reduction, this.operands[1])
     assert_same_bits(this, before)
+
+
+def test_lengths_beyond_32_bits():
+    """More than 2^32 elements: the last ones are counted, once. Pages that were never written take no memory."""
+    n = 2**32 + 12_345
+    with mmap.mmap(-1, 2 * n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        x = torch.frombuffer(memory, dtype=torch.bfloat16)
+        x[2**31 - 1 : 2**31 + 2] = 3
+        x[-1] = 4
+        (value,) = _core.reduce(_core.isas()[0], torch.Tensor, "sum_squares", [x], 2)
+        x[-1] = torch.nan
+        (finite,) = _core.reduce(_core.isas()[0], torch.Tensor, "all_finite", [x], 2)
+        del x
+    assert value == 3 * 9 + 16
+    assert finite == 0
