@@ -187,7 +187,8 @@ def train(runs: dict[str, Run], text: Tensor, settings: Settings) -> bool:
     generator = torch.Generator().manual_seed(settings.seed)
     drawn = sys.stderr.isatty()
     start = time.perf_counter()
-    with Interrupt() as interrupt, tqdm(total=settings.steps, disable=not drawn, unit="step") as bar:
+    layout = "{n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"  # tqdm's own is cut off at 80 columns
+    with Interrupt() as interrupt, tqdm(total=settings.steps, disable=not drawn, bar_format=layout) as bar:
         for done in range(1, settings.steps + 1):
             starts = torch.randint(len(text) - settings.context, (settings.batch_size,), generator=generator)
             inputs, targets = windows(text, starts, settings.context)

@@ -16,7 +16,7 @@ def test_benchmarks_run_and_report(tmp_path):
     done = subprocess.run(  # noqa: S603 (our own command)
         [*command, "-p", "no:cacheprovider"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": str(tmp_path / "matplotlib")},
         capture_output=True,
         text=True,
         check=False,

@@ -11,10 +11,14 @@ from gaudi3_rt.optim import FusedAdamW
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler():
-    """No compiled code of another test."""
+def fresh_compiler(monkeypatch, tmp_path):
+    """No compiled code of another test, and none left for the next run."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    from torch._inductor import config  # noqa: PLC0415 (makes a folder where the variable says)
+
     torch._dynamo.reset()
-    yield
+    with config.patch(cpp_cache_precompile_headers=False):  # they would go to another place
+        yield
     torch._dynamo.reset()
 
 
