@@ -12,7 +12,7 @@ whatever else the machine does slows both. The first step of either tail also cr
 
 The loss curves part slowly: training amplifies a difference in the last bit of a float until single batches differ by
 a tenth or two, while the averages stay together. Two of torch's own implementations, ``fused`` and ``foreach``, part
-by as much (0.21 at most with the settings below, where FusedAdamW and ``fused`` part by 0.23).
+as FusedAdamW and ``fused`` do: by about 0.2 at most with the default settings.
 
 Run it with ``make demo``, or ``python examples/train_stdlib.py --help`` for the settings. It prints a table and writes
 a plot and a JSON file with all numbers to ``build/demo/``. Ctrl-C ends the training after the step at hand and reports
