@@ -20,10 +20,10 @@ constexpr int kReductions = 0 GAUDI3_RT_REDUCTIONS(GAUDI3_RT_COUNT);
 #undef GAUDI3_RT_COUNT
 
 // Elements a thread takes at a time. Part of the numerics of a reduction (one partial result a chunk), hence fixed:
-// it must not depend on the number of threads. 64 Ki floats are 256 KiB an operand, about 10 us of work.
+// it must not depend on the number of threads. 64 Ki floats are 256 KiB an operand.
 constexpr std::int64_t kChunk = 64 * 1024;
 
-// Floats decoded at a time; with five operands a tile takes 20 KiB, so it stays in the L1 cache.
+// Floats decoded at a time; with five operands a tile takes 10 KiB, so it stays in the L1 cache.
 constexpr std::int64_t kTile = 512;
 
 // Bytes that hold the per-step constants of any kernel, and operands that any kernel has (param, grad, states).

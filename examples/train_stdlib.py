@@ -11,8 +11,7 @@ The *tail* is the time between the end of ``backward()`` and the end of ``step()
 whatever else the machine does slows both. The first step of either tail also creates the optimizer's state.
 
 The loss curves part slowly: training amplifies a difference in the last bit of a float until single batches differ by
-a tenth or two, while the averages stay together. Two of torch's own implementations, ``fused`` and ``foreach``, part
-as FusedAdamW and ``fused`` do: by about 0.2 at most with the default settings.
+a tenth or two, while the averages stay together. The curves in the JSON file show it grow from the last bit.
 
 Run it with ``make demo``, or ``python examples/train_stdlib.py --help`` for the settings. It prints a table and writes
 a plot and a JSON file with all numbers to ``build/demo/``. Ctrl-C ends the training after the step at hand and reports

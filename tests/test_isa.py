@@ -26,14 +26,14 @@ def object_of(isa):
     found = _problems.ROOT.glob(f"build/*/CMakeFiles/isa_{isa}.dir/**/*.o")
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
-        pytest.skip("the package was not built in this tree, so there is no object file to look at")
+        pytest.fail(f"build/ has no object file of isa_{isa}: run this with `make test`, which builds the package here")
     return newest
 
 
 def need(tool):
-    """Skips the test where the tool is missing."""
+    """Fails where a tool is missing that comes with every compiler."""
     if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed")
+        pytest.fail(f"{tool} is not installed (Debian/Ubuntu: binutils)")
 
 
 # The object files
@@ -235,7 +235,6 @@ def test_other_threads_run_during_a_step():
         time.sleep(0.0005)
     inside = [began[0], *(t for t in ticks if began[0] < t < ended[0]), ended[0]]
     longest_pause = max(later - earlier for earlier, later in itertools.pairwise(inside))
-    assert ended[0] - began[0] > 0.05, "the step has to be long"
     assert longest_pause < 0.5 * (ended[0] - began[0])
 
 

@@ -1,6 +1,4 @@
-// float: used in place by the kernels; load and store are here for code that is generic over codecs.
+// float: used in place, so there is nothing to load or store.
 struct F32 {
   using Stored = float;
-  static float load(float x) { return x; }
-  static float store(float x) { return x; }
 };

@@ -33,7 +33,7 @@ struct Description {
 class Describer {
  public:
   // tensor_type is torch.Tensor. Its DLPack exchange table is used if it has one (torch >= 2.10) and
-  // use_exchange_table is set; otherwise its Python attributes, which takes about ten times as long.
+  // use_exchange_table is set; otherwise its Python attributes, which takes many times as long.
   Describer(pybind11::type tensor_type, bool use_exchange_table);
 
   // Nothing if the object is not a tensor with plain CPU memory: another device or layout, no
@@ -46,8 +46,7 @@ class Describer {
 
   // Hints to the CPU that object will be described soon, each to be given some time after the one before it: first the
   // Python object is fetched into the cache, then what it points to, and so on. A step touches every tensor once and
-  // then streams hundreds of megabytes through the caches, so that without hints nearly all its time for small tensors
-  // would go into waiting for memory.
+  // then streams all parameters through the caches, so the next step finds none of this in them.
   void prefetch_object(PyObject* object) const { __builtin_prefetch(object); }
   void prefetch_tensor(PyObject* object) const;
   void prefetch_storage(PyObject* object) const;

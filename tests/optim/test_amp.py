@@ -82,13 +82,8 @@ def test_a_skipped_step_leaves_every_byte_as_it_was(scaler_class, max_norm, warm
     before = everything(model, optimizer)
     scaler.step(optimizer)
     after = everything(model, optimizer)
-    if warm or scaler_class is torch.amp.GradScaler:
-        assert len(before) == len(after)
-    assert all(torch.equal(x, y) for x, y in zip(before[:4], after[:4], strict=True))
-    assert all(torch.equal(x, y) for x, y in zip(before[-4:], after[-4:], strict=True))
-    if warm:
-        assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
-    assert all(float(state["step"]) == warm for state in optimizer.state.values())
+    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+    assert len(optimizer.state) == (4 if warm else 0)
 
 
 def test_driven_directly():

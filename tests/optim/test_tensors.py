@@ -197,9 +197,7 @@ def test_what_cannot_be_stepped_is_refused_and_nothing_changes(make, error, mess
     with pytest.raises(error, match=message):
         optimizer.step()
     assert torch.equal(good, torch.ones(3))
-    assert all(float(state["step"]) == 0 and not state["exp_avg"].any() for state in optimizer.state.values())
-    if "overlap" not in message:
-        assert not optimizer.state
+    assert not optimizer.state
 
 
 def test_state_of_the_wrong_shape_is_refused():

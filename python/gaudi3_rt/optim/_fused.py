@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import sys
@@ -124,8 +125,10 @@ class Fused(Traced):
         if max_norm is None and found_inf is not None and self.finds_nonfinite:
             max_norm = math.inf  # clips nothing, but the norm is not finite if a gradient is not
         batch = self._batch
+        made: list[tuple[Tensor, str]] = []
+        stepped = False
         try:
-            self._gather(batch)
+            made = self._gather(batch)
             norm, stepped = batch.step(
                 grad_factor=1.0 if grad_scale is None else 1.0 / float(grad_scale),
                 max_norm=max_norm,
@@ -133,18 +136,26 @@ class Fused(Traced):
             )
         finally:
             batch.clear()
+            if not stepped:
+                self._remove_state(made)
         if found_inf is not None and not stepped:
             self.last_step_skipped = True
             found_inf.fill_(1.0)
         if norm is not None and self.max_grad_norm is not None:
             self.last_grad_norm = torch.tensor(norm, dtype=torch.float32)
 
-    def _gather(self, batch: Batch) -> None:
-        """Fills the batch with everything that has a gradient; makes missing state, but only after all is checked."""
-        if not self._add_all(batch):
-            batch.clear()
-            self._make_state()
+    def _gather(self, batch: Batch) -> list[tuple[Tensor, str]]:
+        """Fills the batch with everything that has a gradient; returns what state it had to make for that."""
+        if self._add_all(batch):
+            return []
+        batch.clear()
+        made = self._make_state()
+        try:
             self._add_all(batch)
+        except Exception:
+            self._remove_state(made)
+            raise
+        return made
 
     def _add_all(self, batch: Batch) -> bool:
         """False if some state is missing."""
@@ -154,8 +165,12 @@ class Fused(Traced):
                 return False
         return True
 
-    def _make_state(self) -> None:
-        """Makes what state is missing for parameters that have a gradient, or nothing if any of them is refused."""
+    def _make_state(self) -> list[tuple[Tensor, str]]:
+        """Makes what state is missing for parameters that have a gradient, or nothing if any of them is refused.
+
+        Returns:
+            Parameter and key of each state that was made.
+        """
         new = []
         for g, group in enumerate(self.param_groups):
             keys = _core.describe_kernel(self._kernel(group))["state"]
@@ -163,13 +178,19 @@ class Fused(Traced):
                 if p.grad is not None and not {"step", *keys} <= self.state.get(p, {}).keys():
                     check_tensors([p, p.grad], f"parameter {i} of group {g}")
                     new.append((p, keys))
-        for p, keys in new:
-            state = self.state[p]
+        made = [(p, key) for p, keys in new for key in ("step", *keys) if key not in self.state.get(p, {})]
+        for p, key in made:
             # The schema of torch.optim: a float32 counter on the host, the rest like the parameter.
-            state.setdefault("step", torch.zeros((), dtype=torch.float32))
-            for key in keys:
-                if key not in state:
-                    state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            like_param = functools.partial(torch.zeros_like, p, memory_format=torch.preserve_format)
+            self.state[p][key] = torch.zeros((), dtype=torch.float32) if key == "step" else like_param()
+        return made
+
+    def _remove_state(self, made: list[tuple[Tensor, str]]) -> None:
+        """Takes back what was made for a step that was then refused or skipped."""
+        for p, key in made:
+            del self.state[p][key]
+            if not self.state[p]:
+                del self.state[p]
 
     # Loading
 

@@ -42,14 +42,14 @@ class Traced(_Base):
     _traced: list[_TracedGroup]
 
     def _kernel(self, group: Mapping[str, Any]) -> str:
-        """The kernel that steps a group."""
+        """The kernel that steps a group; each optimizer says which."""
         raise NotImplementedError
 
     def _hyper(self, group: Mapping[str, Any]) -> list[float]:
         """The kernel's hyper-parameters, in its order."""
         raise NotImplementedError
 
-    def _make_state(self) -> None:
+    def _make_state(self) -> list[tuple[Tensor, str]]:
         """Makes what state is missing for parameters that have a gradient, or nothing if any of them is refused."""
         raise NotImplementedError
 
