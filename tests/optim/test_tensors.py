@@ -252,3 +252,16 @@ def test_memory_that_is_not_there_is_not_touched():
     p.untyped_storage().resize_(0)
     with pytest.raises(ValueError, match="parameter 0 of group 0: either a tensor's memory is not allocated"):
         optimizer.step()
+
+
+def test_state_made_before_a_later_group_is_refused_is_taken_back():
+    """A new parameter in the first group keeps no state when an old one in the second has state that does not fit."""
+    new, old = torch.nn.Parameter(torch.ones(3)), with_grad(torch.ones(10))
+    optimizer = FusedAdamW([{"params": [new]}, {"params": [old]}])
+    optimizer.step()
+    new.grad = torch.ones(3)
+    optimizer.state[old]["exp_avg"] = torch.zeros(3)
+    with pytest.raises(ValueError, match="exp_avg of parameter 0 of group 1"):
+        optimizer.step()
+    assert list(optimizer.state) == [old]
+    assert float(optimizer.state[old]["step"]) == 1
