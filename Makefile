@@ -2,20 +2,22 @@
 # make test   all tests
 # make lint   all checks that run nothing
 # make bench  time the kernels against torch and the memory limit (bench/)
+# make bench-peers  the same against other libraries, which are installed into .venv-peers (bench/README.md)
 # make clean  remove what these made
 #
-# Each makes .venv when it is missing and does again only what changed sources call for.
+# Each makes its .venv when it is missing and does again only what changed sources call for.
 
 PYTHON ?= python3
 # By exact name first: any later resolution is then satisfied, and no CUDA build is fetched.
 TORCH ?= torch==2.13.0
 
 venv := .venv
+peers := .venv-peers
 python := $(venv)/bin/python
-pip := $(python) -m pip --quiet --disable-pip-version-check
+pip = $(@D)/bin/python -m pip --quiet --disable-pip-version-check
 sources := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find csrc python -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-peers clean
 .DELETE_ON_ERROR:
 
 demo: $(venv)/.extra-examples
@@ -33,19 +35,27 @@ lint: $(venv)/.extra-lint $(venv)/.extra-examples
 bench: $(venv)/.extra-bench
 	$(python) -m pytest bench
 
-clean:
-	rm -rf $(venv) build .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+bench-peers: $(peers)/.extra-peers
+	$(peers)/bin/python bench/peers.py
 
-$(venv)/.torch:
-	$(PYTHON) -m venv $(venv)
+clean:
+	rm -rf $(venv) $(peers) build .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+
+$(venv)/.torch $(peers)/.torch:
+	$(PYTHON) -m venv $(@D)
 	$(pip) install "$(TORCH)"
 	touch $@
 
-$(venv)/.package: $(venv)/.torch $(sources)
+$(venv)/.package $(peers)/.package: %/.package: %/.torch $(sources)
 	$(pip) install --config-settings=cmake.define.GAUDI3_RT_WERROR=ON .
 	touch $@
 
 # The package is installed, so this fetches only what the extra adds.
 $(venv)/.extra-%: $(venv)/.package pyproject.toml
 	$(pip) install "gaudi3_rt[$*]"
+	touch $@
+
+# PyTorch once more, because a peer may ask for a library that would bring another version of it.
+$(peers)/.extra-peers: $(peers)/.package pyproject.toml
+	$(pip) install "gaudi3_rt[peers]" "$(TORCH)"
 	touch $@

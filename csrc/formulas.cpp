@@ -1,11 +1,18 @@
 #include "formulas.h"
 
 #include <new>
+#include <type_traits>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace gaudi3_rt {
 namespace {
 
 #include "arithmetic.h"
+#include "random.h"
+#include "traits.h"
 #include "vectors.h"
 
 #define GAUDI3_RT_FORMULAS
@@ -19,11 +26,15 @@ void prepare(const double* hyper, double t, void* constants) {
 
 template <class Kernel>
 void reference(const double* hyper, double t, double* const* x, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    double state[Kernel::kStates];
-    for (int j = 0; j < Kernel::kStates; ++j) state[j] = x[2 + j][i];
-    Kernel::reference(hyper, t, x[0][i], x[1][i], state);
-    for (int j = 0; j < Kernel::kStates; ++j) x[2 + j][i] = state[j];
+  if constexpr (has_two_passes<Kernel>) {
+    Kernel::reference(hyper, t, x, n);
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) {
+      double state[Kernel::kStates > 0 ? Kernel::kStates : 1];  // no array is empty
+      for (int j = 0; j < Kernel::kStates; ++j) state[j] = x[2 + j][i];
+      Kernel::reference(hyper, t, x[0][i], x[1][i], state);
+      for (int j = 0; j < Kernel::kStates; ++j) x[2 + j][i] = state[j];
+    }
   }
 }
 
@@ -38,15 +49,21 @@ template <class Kernel>
 KernelInfo describe(const char* name) {
   return {name,
           {std::begin(Kernel::kHyper), std::end(Kernel::kHyper)},
-          {std::begin(Kernel::kState), std::begin(Kernel::kState) + Kernel::kStates},
+          {Kernel::kState, Kernel::kState + Kernel::kStates},
+          has_two_passes<Kernel>,
           prepare<Kernel>,
           reference<Kernel>};
+}
+
+template <class C>
+CodecInfo describe_codec(const char* name) {
+  return {name, sizeof(typename C::Stored), second_bytes<C>, in_blocks<C>};
 }
 
 }  // namespace
 
 const KernelInfo& info(KernelId id) {
-#define GAUDI3_RT_DESCRIBE(stem, Type) describe<Type>(#stem),
+#define GAUDI3_RT_DESCRIBE(stem, ...) describe<__VA_ARGS__>(#stem),
   static const KernelInfo kernels[] = {GAUDI3_RT_KERNELS(GAUDI3_RT_DESCRIBE)};
   return kernels[static_cast<int>(id)];
 }
@@ -57,10 +74,24 @@ const ReductionInfo& info(ReductionId id) {
   return reductions[static_cast<int>(id)];
 }
 
-std::string_view name(DType dtype) {
-#define GAUDI3_RT_NAME(stem, Type) #stem,
-  static const char* const names[] = {GAUDI3_RT_CODECS(GAUDI3_RT_NAME)};
-  return names[static_cast<int>(dtype)];
+const CodecInfo& info(Codec id) {
+#define GAUDI3_RT_DESCRIBE_CODEC(stem, ...) describe_codec<__VA_ARGS__>(#stem),
+  static const CodecInfo codecs[] = {GAUDI3_RT_CODECS(GAUDI3_RT_DESCRIBE_CODEC)};
+  return codecs[static_cast<int>(id)];
 }
+
+const MapInfo& info(MapId id) {
+#define GAUDI3_RT_DESCRIBE_MAP(stem, Type) \
+  {#stem, {std::begin(Type::kParameters), std::end(Type::kParameters)}, Type::reference},
+  static const MapInfo maps[] = {GAUDI3_RT_MAPS(GAUDI3_RT_DESCRIBE_MAP)};
+  return maps[static_cast<int>(id)];
+}
+
+bool is_positive(std::string_view state) {
+#define GAUDI3_RT_IS(name) || state == #name
+  return false GAUDI3_RT_POSITIVE_STATES(GAUDI3_RT_IS);
+}
+
+std::uint64_t draw_key(std::uint64_t seed, double t, std::uint64_t parameter) { return step_key(seed, t, parameter); }
 
 }  // namespace gaudi3_rt

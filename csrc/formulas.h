@@ -1,4 +1,4 @@
-// What is known of kernels and reductions besides their loops: names, constants of a step, references in double.
+// What is known of kernels, reductions and maps besides their loops: names, constants of a step, references in double.
 #pragma once
 #include <cstdint>
 #include <string_view>
@@ -12,11 +12,12 @@ struct KernelInfo {
   std::string_view name;
   std::vector<std::string_view> hyper;  // names, in the order of the array that the functions below take
   std::vector<std::string_view> state;  // keys of the optimizer's state, in the order of the operands after param, grad
+  bool two_passes;                      // needs norms of the whole tensor before it can step
 
   // Fills kConstantsBytes at `constants` for step number t (the first step is 1).
   void (*prepare)(const double* hyper, double t, void* constants);
 
-  // Updates element i of operands[0..] (param, grad, states...) for i in [0, n), in double.
+  // Updates the n elements of operands[0..] (param, grad, states...) in double.
   void (*reference)(const double* hyper, double t, double* const* operands, std::int64_t n);
 
   int operands() const { return 2 + static_cast<int>(state.size()); }
@@ -29,8 +30,28 @@ struct ReductionInfo {
   double (*reference)(const double* x, std::int64_t n);
 };
 
+struct MapInfo {
+  std::string_view name;
+  std::vector<std::string_view> parameters;  // names, in the order of the array that the map takes
+  double (*reference)(const double* parameters, double x);
+};
+
+struct CodecInfo {
+  std::string_view name;
+  std::int64_t bytes;         // of one stored element
+  std::int64_t second_bytes;  // at Operand::second: of one element, or of one block
+  bool in_blocks;
+};
+
 const KernelInfo& info(KernelId id);
 const ReductionInfo& info(ReductionId id);
-std::string_view name(DType dtype);
+const MapInfo& info(MapId id);
+const CodecInfo& info(Codec id);
+
+// Whether a state of this name cannot be negative: a mean or sum of squares.
+bool is_positive(std::string_view state);
+
+// The key of one tensor's random numbers in one step.
+std::uint64_t draw_key(std::uint64_t seed, double t, std::uint64_t parameter);
 
 }  // namespace gaudi3_rt

@@ -2,6 +2,7 @@
 //   m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2        c_i = 1 - b_i^t
 //   p = p - lr wd p - (lr / c1) m / (sqrt(v / c2) + eps)
 // With AMSGrad (arXiv:1904.09237) the running maximum of v takes the place of v in the last line.
+#pragma once
 
 template <bool kAmsgrad>
 struct AdamW {

@@ -27,6 +27,11 @@ dlpack::DataType data_type(const std::string& torch_name) {
   if (torch_name == "torch.float64") return {dlpack::kFloat, 64, 1};
   if (torch_name == "torch.float16") return {dlpack::kFloat, 16, 1};
   if (torch_name == "torch.bfloat16") return {dlpack::kBfloat, 16, 1};
+  if (torch_name == "torch.int16") return {dlpack::kInt, 16, 1};
+  if (torch_name == "torch.int8") return {dlpack::kInt, 8, 1};
+  if (torch_name == "torch.uint8") return {dlpack::kUInt, 8, 1};
+  if (torch_name == "torch.float8_e4m3fn") return {dlpack::kE4m3fn, 8, 1};
+  if (torch_name == "torch.float8_e5m2") return {dlpack::kE5m2, 8, 1};
   return {0, 0, 0};
 }
 
@@ -38,29 +43,42 @@ std::int64_t Description::length() const {
   return n;
 }
 
-std::optional<DType> Description::codec() const {
+std::optional<Codec> Description::codec() const {
   if (dtype.lanes != 1) return std::nullopt;
-  if (dtype.code == dlpack::kFloat && dtype.bits == 32) return DType::f32;
-  if (dtype.code == dlpack::kFloat && dtype.bits == 16) return DType::f16;
-  if (dtype.code == dlpack::kBfloat && dtype.bits == 16) return DType::bf16;
+  if (dtype.code == dlpack::kFloat && dtype.bits == 32) return Codec::f32;
+  if (dtype.code == dlpack::kFloat && dtype.bits == 16) return Codec::f16;
+  if (dtype.code == dlpack::kBfloat && dtype.bits == 16) return Codec::bf16;
   return std::nullopt;
 }
 
-bool Description::is_dense() const {
+std::optional<Codec> Description::block_codec(bool positive) const {
+  if (dtype.lanes != 1 || dtype.bits != 8) return std::nullopt;
+  if (dtype.code == dlpack::kInt && !positive) return Codec::int8_block;
+  if (dtype.code == dlpack::kUInt && positive) return Codec::int8_block_positive;
+  if (dtype.code == dlpack::kE4m3fn) return positive ? Codec::e4m3_block_positive : Codec::e4m3_block;
+  if (dtype.code == dlpack::kE5m2) return positive ? Codec::e5m2_block_positive : Codec::e5m2_block;
+  return std::nullopt;
+}
+
+bool Description::is_contiguous() const {
+  if (length() == 0) return true;
   std::int64_t expected = 1;
-  bool contiguous = true;
   for (std::int32_t d = ndim - 1; d >= 0; --d) {
-    contiguous = contiguous && (shape[d] == 1 || strides[d] == expected);
+    if (shape[d] != 1 && strides[d] != expected) return false;
     expected *= shape[d];
   }
-  if (contiguous || expected == 0) return true;
+  return true;
+}
+
+bool Description::is_dense() const {
+  if (is_contiguous()) return true;
 
   std::vector<std::array<std::int64_t, 2>> by_stride;
   for (std::int32_t d = 0; d < ndim; ++d) {
     if (shape[d] != 1) by_stride.push_back({strides[d], shape[d]});
   }
   std::sort(by_stride.begin(), by_stride.end());
-  expected = 1;
+  std::int64_t expected = 1;
   for (const auto& [stride, size] : by_stride) {
     if (stride != expected) return false;
     expected *= size;

@@ -11,8 +11,7 @@
 
 namespace gaudi3_rt {
 
-// A dense or strided tensor in CPU memory. `shape` and `strides` are valid until the next
-// description.
+// A dense or strided tensor in CPU memory. `shape` and `strides` are valid until the next description.
 struct Description {
   void* data;
   dlpack::DataType dtype;
@@ -21,8 +20,11 @@ struct Description {
   const std::int64_t* strides;
 
   std::int64_t length() const;
-  // The codec for this dtype, if there is one.
-  std::optional<DType> codec() const;
+  // The codec that stores this dtype alone, if there is one.
+  std::optional<Codec> codec() const;
+  // The codec that stores it in blocks with scales; positive: of what cannot be negative.
+  std::optional<Codec> block_codec(bool positive) const;
+  bool is_contiguous() const;
   // True if the elements fill one stretch of memory without gaps or overlap, in whatever order of dimensions.
   bool is_dense() const;
   bool has_shape_of(const Description& other) const;

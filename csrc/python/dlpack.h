@@ -7,8 +7,12 @@
 namespace gaudi3_rt::dlpack {
 
 constexpr std::int32_t kCpu = 1;
+constexpr std::uint8_t kInt = 0;
+constexpr std::uint8_t kUInt = 1;
 constexpr std::uint8_t kFloat = 2;
 constexpr std::uint8_t kBfloat = 4;
+constexpr std::uint8_t kE4m3fn = 10;
+constexpr std::uint8_t kE5m2 = 12;
 
 struct Device {
   std::int32_t type;

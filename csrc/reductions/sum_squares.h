@@ -2,8 +2,7 @@
 // underflows, and it is finite exactly when every element is.
 
 struct SumSquares {
-  // An element's place in its chunk decides its stream and lane (isa/body.h): the order of the sum is fixed.
-  Doubles sums[kStreams][kParts] = {};
+  LaneSums sums;
 
   static double identity() { return 0; }
   static double fold(double a, double b) { return a + b; }
@@ -11,18 +10,11 @@ struct SumSquares {
 
   void add(int stream, const float* x) {
     for (int part = 0; part < kParts; ++part) {
-      Floats narrow;
-      __builtin_memcpy(&narrow, x + part * kWidth, sizeof(narrow));
-      const Doubles wide = __builtin_convertvector(narrow, Doubles);
-      sums[stream][part] += wide * wide;
+      Doubles wide;
+      widen(x + part * kWidth, wide);
+      sums.of[stream][part] += wide * wide;
     }
   }
 
-  double value() const {
-    double lanes[kLanes] = {};
-    for (int stream = 0; stream < kStreams; ++stream) {
-      for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += sums[stream][lane / kWidth][lane % kWidth];
-    }
-    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-  }
+  double value() const { return sums.total(); }
 };

@@ -15,9 +15,9 @@ class BuildInfo:
         compiler: compiler and version that built the kernels.
         isa: the kernel build in use; ``GAUDI3_RT_ISA`` forces another.
         isas: the builds that this CPU can run, fastest first.
-        kernels: names of the elementwise kernels.
+        kernels: names of the kernels.
         reductions: names of the reductions.
-        dtypes: dtypes that tensors may be stored in; arithmetic is float32.
+        codecs: ways in which tensors may be stored; arithmetic is float32.
     """
 
     compiler: str
@@ -25,7 +25,7 @@ class BuildInfo:
     isas: tuple[str, ...]
     kernels: tuple[str, ...]
     reductions: tuple[str, ...]
-    dtypes: tuple[str, ...]
+    codecs: tuple[str, ...]
 
 
 def build_info() -> BuildInfo:
@@ -40,5 +40,5 @@ def build_info() -> BuildInfo:
         isas=tuple(_core.isas()),
         kernels=tuple(_core.kernels()),
         reductions=tuple(_core.reductions()),
-        dtypes=tuple(_core.dtypes()),
+        codecs=tuple(_core.codecs()),
     )

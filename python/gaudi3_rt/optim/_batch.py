@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gaudi3_rt import _config, _core
-from gaudi3_rt.optim._sharding import Sharding, is_dtensor, local_shards
+from gaudi3_rt.optim._sharding import Sharding, is_dtensor, local_shards, shard_elements
+from gaudi3_rt.optim._storage import Storage
 
 logger = logging.getLogger(__name__)
-
-_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Composite(Protocol):
     """One update by torch operations, for what the kernels do not reach."""
 
-    def __call__(self, hyper: Sequence[float], t: float, param: Tensor, grad: Tensor, states: Sequence[Tensor]) -> None:
+    def __call__(
+        self, hyper: Sequence[float], t: float, param: Tensor, grad: Tensor, states: Sequence[Tensor], total: Total, /
+    ) -> None:
         """Updates ``param`` and ``states`` in place.
 
         Args:
@@ -31,8 +32,11 @@ class Composite(Protocol):
             param: any floating-point dtype, any device.
             grad: already scaled, in the dtype of the arithmetic (float32, or float64 for a float64 parameter).
             states: in the kernel's order.
+            total: completes a sum over the elements of a shard; for kernels that need norms.
         """
 
+
+Total = Callable[[Tensor], Tensor]
 
 COMPOSITES: dict[str, Composite] = {}
 """The update of each kernel in torch operations; filled in by the module of its optimizer."""
@@ -40,19 +44,56 @@ COMPOSITES: dict[str, Composite] = {}
 
 @dataclass(frozen=True)
 class Rule:
-    """How the parameters of one group are updated.
+    """How the parameters of one group are updated and stored.
 
     Attributes:
         kernel: name of the kernel.
         hyper: its hyper-parameters, in its order.
         maximize: ascend instead of descend.
         group: index of the group, for errors.
+        first_number: how many parameters the groups before have.
+        storage: how parameters and moments are stored.
     """
 
     kernel: str
     hyper: Sequence[float]
     maximize: bool = False
     group: int = 0
+    first_number: int = 0
+    storage: Storage = Storage()  # noqa: RUF009 (frozen)
+
+    # The rest of what the kernels' list asks for.
+
+    @property
+    def seed(self) -> int:
+        """Of stochastic rounding."""
+        return self.storage.seed
+
+    @property
+    def stochastic(self) -> list[str]:
+        """Operands that are rounded stochastically."""
+        return self.storage.stochastic(self.kernel)
+
+    @property
+    def beside_param(self) -> str | None:
+        """The key of what is kept besides a bfloat16 parameter."""
+        return self.storage.beside_param
+
+    @property
+    def average_weight(self) -> float | None:
+        """The weight of the new parameter in its average."""
+        return self.storage.average_weight
+
+    def draws(self, keys: Sequence[str]) -> bool:
+        """Whether a step that keeps these keys of state needs random numbers."""
+        return bool(self.stochastic) or any(key.endswith("_codes") for key in keys)
+
+    def keys(self, own: Mapping[str, Any]) -> list[str]:
+        """The keys of a parameter's state, in the order in which its tensors are handed over."""
+        names = _core.describe_kernel(self.kernel)["state"]
+        keys = [key for name in names for key in (name, f"{name}_codes", f"{name}_scales") if key in own]
+        wanted = [self.beside_param, "ema" if self.average_weight is not None else None]
+        return keys + [key for key in wanted if key is not None and key in own]
 
 
 @dataclass(frozen=True)
@@ -61,6 +102,7 @@ class Elsewhere:
 
     rule: Rule
     tensors: list[Tensor]
+    average: Tensor | None
     step: Tensor
     sharding: Sharding | None
 
@@ -72,8 +114,14 @@ class Elsewhere:
         """Takes the step."""
         t = float(self.step) + 1
         grad = self.grad() * (-factor if self.rule.maximize else factor)
-        COMPOSITES[self.rule.kernel](self.rule.hyper, t, self.tensors[0], grad, self.tensors[2:])
+        param, _, *states = self.tensors
+        COMPOSITES[self.rule.kernel](self.rule.hyper, t, param, grad, states, self._total)
+        if self.average is not None:
+            self.average.lerp_(param.to(self.average.dtype), self.rule.average_weight or 0.0)
         self.step.fill_(t)
+
+    def _total(self, local: Tensor) -> Tensor:
+        return local if self.sharding is None else local.new_tensor(self.sharding.complete([float(local)])[0])
 
 
 @dataclass
@@ -103,37 +151,52 @@ class Batch:
             TypeError: a tensor has a dtype, layout or placement with which no step can be taken.
         """
         missing = []
-        keys = _core.describe_kernel(rule.kernel)["state"]
-        for i in self._list.extend_from_state(rule.kernel, rule.hyper, rule.maximize, params, state, rule.group):
+        for i in self._list.extend_from_state(rule, params, state):
             own = state.get(params[i], {})
-            if "step" in own and all(key in own for key in keys):
-                grad = params[i].grad
-                assert grad is not None  # noqa: S101 (extend_from_state leaves out what has none)
-                self._add_slowly(rule, i, [params[i], grad, *(own[key] for key in keys)], own["step"])
-            else:
+            if next(rule.storage.missing(own, rule.kernel, params[i]), None) is not None:
                 missing.append(i)
+                continue
+            grad = params[i].grad
+            assert grad is not None  # noqa: S101 (extend_from_state leaves out what has none)
+            keys = rule.keys(own)
+            self._add_slowly(rule, i, keys, [params[i], grad, *(own[key] for key in keys)], own["step"])
         return missing
 
-    def add(self, rule: Rule, operands: Sequence[list[Tensor]], steps: list[Tensor]) -> None:
-        """Adds lists of parameters, gradients and states, in the kernel's order, and their step counters.
+    def add(
+        self,
+        rule: Rule,
+        keys: Sequence[str],
+        operands: Sequence[list[Tensor]],
+        steps: list[Tensor],
+        numbers: Sequence[int],
+    ) -> None:
+        """Adds lists of parameters, of gradients and of the state under each key, and their step counters.
+
+        Args:
+            rule: of all of them.
+            keys: what the lists after the gradients are.
+            operands: the lists.
+            steps: the counters.
+            numbers: of the parameters, for errors and random numbers.
 
         Raises:
             ValueError, TypeError: as ``add_from_state``.
         """
-        for i in self._list.extend(rule.kernel, rule.hyper, rule.maximize, operands, steps, rule.group):
-            self._add_slowly(rule, i, [operand[i] for operand in operands], steps[i])
+        for i in self._list.extend(rule, keys, operands, steps, numbers):
+            self._add_slowly(rule, numbers[i], keys, [operand[i] for operand in operands], steps[i])
 
-    def _add_slowly(self, rule: Rule, index: int, tensors: list[Tensor], step: Tensor) -> None:
+    def _add_slowly(self, rule: Rule, index: int, keys: Sequence[str], tensors: list[Tensor], step: Tensor) -> None:
         """Adds one tensor that the list could not take as it is: a shard, a view, or one that has to go elsewhere."""
         where = f"parameter {index} of group {rule.group}"
         param = tensors[0]
-        sharding = None
+        rule.storage.check_param(param, where)
+        sharding, elements = None, None
         if is_dtensor(param):
             tensors, sharding = local_shards(tensors, where)
-        check_tensors(tensors, where)
-        if not all(_has_cpu_memory(tensor) for tensor in (*tensors, step)):
-            _announce(tensors[0])
-            self._elsewhere.append(Elsewhere(rule, tensors, step, sharding))
+            elements = shard_elements(param) if rule.draws(keys) else None
+        check_tensors(tensors, keys, where)
+        if not _have_kernels(tensors, step):
+            self._add_elsewhere(rule, where, keys, tensors, step, sharding)
             return
         if sharding is not None:
             self._shardings[len(self._list)] = sharding
@@ -143,7 +206,14 @@ class Batch:
         operands = []
         for j, tensor in enumerate(tensors):
             copy = tensor
-            if tensor.stride() != layout.stride() or tensor.is_neg():
+            is_scales = j > 1 and keys[j - 2].endswith("_scales")
+            if not is_scales and (tensor.stride() != layout.stride() or tensor.is_neg()):
+                if j > 1 and keys[j - 2].endswith("_codes"):
+                    msg = (
+                        f"{where}: {keys[j - 2]} has strides {tensor.stride()}, the parameter's memory has "
+                        f"{layout.stride()}; blocks follow the memory, so they must be equal"
+                    )
+                    raise ValueError(msg)
                 copy = torch.empty_like(layout, dtype=tensor.dtype).copy_(tensor)
                 if j != 1:
                     self._staged.append((tensor, copy))
@@ -152,18 +222,50 @@ class Batch:
         if step.dtype not in {torch.float32, torch.float64}:
             counter = step.to(torch.float32)
             self._staged.append((step, counter))
-        if self._list.extend(rule.kernel, rule.hyper, rule.maximize, operands, [counter], rule.group, index):
-            shape = tuple(step.shape)
-            msg = f"{where}: either a tensor's memory is not allocated, or its step counter of shape {shape} is not 0-d"
+        if self._list.extend(rule, keys, operands, [counter], [index], elements):
+            dtypes = dict(zip(keys, [tensor.dtype for tensor in tensors[2:]], strict=True))
+            msg = (
+                f"{where}: either a tensor's memory is not allocated, or its step counter of shape {tuple(step.shape)} "
+                f"is not 0-d, or codes have a dtype that no format of blocks has (dtypes are {dtypes})"
+            )
             raise ValueError(msg)
 
-    def step(self, *, grad_factor: float, max_norm: float | None, skip_nonfinite: bool) -> tuple[float | None, bool]:
+    def _add_elsewhere(
+        self,
+        rule: Rule,
+        where: str,
+        keys: Sequence[str],
+        tensors: list[Tensor],
+        step: Tensor,
+        sharding: Sharding | None,
+    ) -> None:
+        param = tensors[0]
+        by_key = dict(zip(keys, tensors[2:], strict=True))
+        average = by_key.pop("ema", None)
+        names = list(_core.describe_kernel(rule.kernel)["state"])
+        if list(by_key) != names or rule.stochastic:
+            msg = (
+                f"{where} is {param.dtype} on device '{param.device.type}', which has no kernel; without one, moments "
+                f"in blocks, master copies and stochastic rounding are not to be had (its state is {list(by_key)})"
+            )
+            raise TypeError(msg)
+        _announce(param)
+        self._elsewhere.append(Elsewhere(rule, [*tensors[:2], *by_key.values()], average, step, sharding))
+
+    def check_overlap(self) -> None:
+        """Raises the ValueError of ``step`` without taking it."""
+        self._list.check_overlap()
+
+    def step(
+        self, *, grad_factor: float, max_norm: float | None, skip_nonfinite: bool, sum_squares: float | None = None
+    ) -> tuple[float | None, bool]:
         """Takes the step.
 
         Args:
             grad_factor: gradients are multiplied by this as they are read.
             max_norm: clip the L2 norm of all gradients together to this; ``None`` does not compute it.
             skip_nonfinite: do nothing if a gradient is not finite; needs ``max_norm``.
+            sum_squares: of all gradients, if it is known: saves the pass over them.
 
         Returns:
             The norm before clipping (``None`` without ``max_norm``), and whether the step was taken.
@@ -173,15 +275,17 @@ class Batch:
         """
         n_threads = torch.get_num_threads()
         if not self._elsewhere and not self._shardings:
-            norm, stepped = self._list.step(n_threads, grad_factor, max_norm, skip_nonfinite)
+            norm, stepped = self._list.step(n_threads, grad_factor, max_norm, skip_nonfinite, sum_squares)
         else:
             norm = None
             if max_norm is not None:
-                norm = math.sqrt(self._sum_squares()) * abs(grad_factor)
+                total = self._sum_squares() if sum_squares is None else sum_squares
+                norm = math.sqrt(total) * abs(grad_factor)
                 if skip_nonfinite and not math.isfinite(norm):
                     return norm, False
                 grad_factor *= clip_coefficient(norm, max_norm)
-            _, stepped = self._list.step(n_threads, grad_factor)
+            measurement = self._measure(n_threads, grad_factor) if self._shardings else None
+            _, stepped = self._list.step(n_threads, grad_factor, measurement=measurement)
             for item in self._elsewhere:
                 item.apply(grad_factor)
         if stepped:
@@ -192,6 +296,16 @@ class Batch:
             torch.autograd.graph.increment_version(self._wrappers)
         return norm, stepped
 
+    def _measure(self, n_threads: int, grad_factor: float) -> list[tuple[float, float]]:
+        """The first pass of kernels that need norms, completed over the shards of each tensor."""
+        sums = self._list.measure(n_threads, grad_factor)
+        for sharding in dict.fromkeys(self._shardings.values()):
+            indices = [i for i, its in self._shardings.items() if its == sharding]
+            completed = sharding.complete([value for i in indices for value in sums[i]])
+            for i, pair in zip(indices, zip(completed[::2], completed[1::2], strict=True), strict=True):
+                sums[i] = pair
+        return sums
+
     def _sum_squares(self) -> float:
         """The sum of squares of all gradients, over all shards of all ranks."""
         sums: dict[Sharding | None, float] = {None: 0.0}
@@ -201,7 +315,7 @@ class Batch:
         for item in self._elsewhere:
             value = float(torch.linalg.vector_norm(item.grad())) ** 2
             sums[item.sharding] = sums.get(item.sharding, 0.0) + value
-        return sum(value if sharding is None else sharding.complete(value) for sharding, value in sums.items())
+        return sum(value if sharding is None else sharding.complete([value])[0] for sharding, value in sums.items())
 
 
 def clip_coefficient(norm: float, max_norm: float) -> float:
@@ -210,22 +324,28 @@ def clip_coefficient(norm: float, max_norm: float) -> float:
     return 1.0 if coefficient > 1 else coefficient
 
 
-def check_tensors(tensors: Sequence[Tensor], where: str) -> None:
+def check_tensors(tensors: Sequence[Tensor], keys: Sequence[str], where: str) -> None:
     """Refuses a parameter, its gradient or its states (in this order) if no step can be taken with them.
+
+    Args:
+        tensors: parameter, gradient, states.
+        keys: of the states.
+        where: how to call the parameter in an error.
 
     Raises:
         TypeError: not a real floating-point dtype, or not dense.
         ValueError: a shape differs from the parameter's, or elements of a tensor that is written share memory.
     """
     for j, tensor in enumerate(tensors):
-        what = f"{where}: the {('parameter', 'gradient', 'state')[min(j, 2)]}"
-        if not tensor.is_floating_point():
+        key = keys[j - 2] if j > 1 else ""
+        what = f"{where}: {key}" if key else f"{where}: the {('parameter', 'gradient')[j]}"
+        if not tensor.is_floating_point() and not key.endswith(("_codes", "_low")):
             msg = f"{what} has dtype {tensor.dtype}; allowed are real floating-point dtypes"
             raise TypeError(msg)
         if tensor.layout is not torch.strided:
             msg = f"{what} has layout {tensor.layout}; only dense tensors can be stepped (see torch.optim.SparseAdam)"
             raise TypeError(msg)
-        if tensor.shape != tensors[0].shape:
+        if tensor.shape != tensors[0].shape and not key.endswith("_scales"):
             shapes = f"{tuple(tensor.shape)}, the parameter has {tuple(tensors[0].shape)}"
             msg = f"{what} has shape {shapes}; shapes must be equal"
             raise ValueError(msg)
@@ -234,11 +354,11 @@ def check_tensors(tensors: Sequence[Tensor], where: str) -> None:
             raise ValueError(msg)
 
 
-def _has_cpu_memory(tensor: Tensor) -> bool:
-    return (
-        tensor.device.type == "cpu"
-        and (tensor.dtype in _KERNEL_DTYPES or tensor.ndim == 0)
-        and type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+def _have_kernels(tensors: Sequence[Tensor], step: Tensor) -> bool:
+    """Whether they have memory that the kernels can read; of float64, only the step counter."""
+    return all(tensor.dtype is not torch.float64 for tensor in tensors) and all(
+        tensor.device.type == "cpu" and type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+        for tensor in (*tensors, step)
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -15,8 +15,11 @@ from torch import Tensor
 
 from gaudi3_rt import _core
 from gaudi3_rt.optim import _ops
-from gaudi3_rt.optim._batch import Batch, Rule, check_tensors
+from gaudi3_rt.optim._batch import Batch, check_tensors
 from gaudi3_rt.optim._loading import check_loadable, pairs, refuse_differentiable
+from gaudi3_rt.optim._options import Options, StorageOptions
+from gaudi3_rt.optim._overlap import OverlappedNorms
+from gaudi3_rt.optim._storage import Storage
 from gaudi3_rt.optim._traced import Traced
 
 _numbers = itertools.count()
@@ -25,8 +28,8 @@ _numbers = itertools.count()
 class Fused(Traced):
     """Mixin that takes a torch optimizer's step with a kernel; it goes before the torch class among the bases.
 
-    A subclass says which kernel a group uses and with which hyper-parameters (``_kernel``, ``_hyper``), and registers
-    the same update in torch operations (``_batch.COMPOSITES``).
+    A subclass says which kernel a group uses (``_kernel``); the kernel's hyper-parameters are the options of the group
+    that have their names. The same update in torch operations is registered in ``_batch.COMPOSITES``.
 
     Attributes:
         max_grad_norm: the L2 norm of all gradients of all groups together is clipped to this inside the step;
@@ -41,11 +44,34 @@ class Fused(Traced):
     _step_supports_amp_scaling = True
 
     finds_nonfinite: bool
+    _norms: OverlappedNorms | None
+    _overlaps: bool
+
+    _batch_type: type[Batch] = Batch
+    _options: type = Options
 
     # Construction, copies, pickles
 
-    def _start(self, max_grad_norm: float | None) -> None:
-        """Called at the end of ``__init__``."""
+    def _start(self, options: Mapping[str, Any]) -> None:
+        """Called at the end of ``__init__``.
+
+        Raises:
+            TypeError: an option that does not exist, or a parameter that cannot be stored as asked.
+            ValueError: an option is out of range, or options contradict each other.
+        """
+        unknown = sorted(options.keys() - self._options.__annotations__.keys())
+        if unknown:
+            msg = f"{type(self).__name__}.__init__() got an unexpected keyword argument {unknown[0]!r}"
+            raise TypeError(msg)
+        self._storage = Storage(**{name: options[name] for name in StorageOptions.__annotations__ if name in options})
+        number = 0
+        for g, group in enumerate(self.param_groups):
+            self._check_storage(group, g)
+            for param in group["params"]:
+                if param in self.state:  # made by the constructor of the torch class
+                    self._storage.adopt(self.state[param], self._kernel(group), param, number)
+                number += 1
+        max_grad_norm = options.get("max_grad_norm")
         if max_grad_norm is not None and not max_grad_norm >= 0:
             msg = f"max_grad_norm={max_grad_norm!r}: must be a number >= 0, or None for no clipping"
             raise ValueError(msg)
@@ -56,24 +82,37 @@ class Fused(Traced):
             )
             raise ValueError(msg)
         self.max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
+        self._norms = None
+        if (norm := options.get("norm", "step")) not in {"step", "overlapped"}:
+            msg = f"norm={norm!r}: must be 'step' or 'overlapped'"
+            raise ValueError(msg)
+        self._overlaps = norm == "overlapped"
+        if self._overlaps and max_grad_norm is None:
+            msg = "norm='overlapped' says when the norm for max_grad_norm is taken; give max_grad_norm as well"
+            raise ValueError(msg)
         self._run_up()
+
+    def _check_storage(self, group: Mapping[str, Any], g: int) -> None:
+        for i, param in enumerate(group["params"]):
+            self._storage.check_param(param, f"parameter {i} of group {g}")
 
     def _run_up(self) -> None:
         self.last_grad_norm = None
         self.last_step_skipped = False
         self.finds_nonfinite = False
-        self._batch = Batch()
+        self._batch = self._batch_type()
         self._traced = []
+        self._norms = OverlappedNorms(self) if self._overlaps else None
         self._name = f"{type(self).__name__} {next(_numbers)}"
         _ops.LIVE[self._name] = self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "max_grad_norm": self.max_grad_norm}
+        own = ("max_grad_norm", "_storage", "_overlaps")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_batch" not in self.__dict__:  # a copy or an unpickled optimizer; else called by load_state_dict
-            self.__dict__.setdefault("max_grad_norm", None)
             self._run_up()
         if self._traced:
             self._list_for_trace()
@@ -83,6 +122,15 @@ class Fused(Traced):
         refuse_differentiable(type(self), {**self.defaults, **param_group})
         super().add_param_group(param_group)
         self._traced = []  # a compiled step sees by the length of this list that it must be traced again
+        if "_storage" not in self.__dict__:
+            return  # a group of the constructor, which checks them all
+        try:
+            self._check_storage(self.param_groups[-1], len(self.param_groups) - 1)
+        except TypeError:
+            del self.param_groups[-1]
+            raise
+        if self._norms is not None:
+            self._norms.watch(self.param_groups[-1]["params"])
 
     # The step
 
@@ -133,6 +181,7 @@ class Fused(Traced):
                 grad_factor=1.0 if grad_scale is None else 1.0 / float(grad_scale),
                 max_norm=max_norm,
                 skip_nonfinite=found_inf is not None,
+                sum_squares=None if self._norms is None or max_norm is None else self._norms.total(),
             )
         finally:
             batch.clear()
@@ -159,11 +208,10 @@ class Fused(Traced):
 
     def _add_all(self, batch: Batch) -> bool:
         """False if some state is missing."""
-        for g, group in enumerate(self.param_groups):
-            rule = Rule(self._kernel(group), self._hyper(group), maximize=group["maximize"], group=g)
-            if batch.add_from_state(rule, group["params"], self.state):
-                return False
-        return True
+        return not any(
+            batch.add_from_state(self._rule(g), self.param_groups[g]["params"], self.state)
+            for g in range(len(self.param_groups))
+        )
 
     def _make_state(self) -> list[tuple[Tensor, str]]:
         """Makes what state is missing for parameters that have a gradient, or nothing if any of them is refused.
@@ -173,17 +221,26 @@ class Fused(Traced):
         """
         new = []
         for g, group in enumerate(self.param_groups):
-            keys = _core.describe_kernel(self._kernel(group))["state"]
+            kernel = self._kernel(group)
             for i, p in enumerate(group["params"]):
-                if p.grad is not None and not {"step", *keys} <= self.state.get(p, {}).keys():
-                    check_tensors([p, p.grad], f"parameter {i} of group {g}")
-                    new.append((p, keys))
-        made = [(p, key) for p, keys in new for key in ("step", *keys) if key not in self.state.get(p, {})]
-        for p, key in made:
-            # The schema of torch.optim: a float32 counter on the host, the rest like the parameter.
-            like_param = functools.partial(torch.zeros_like, p, memory_format=torch.preserve_format)
-            self.state[p][key] = torch.zeros((), dtype=torch.float32) if key == "step" else like_param()
-        return made
+                own = self.state.get(p, {})
+                if p.grad is None or next(self._missing(own, kernel, p), None) is None:
+                    continue
+                check_tensors([p, p.grad], [], f"parameter {i} of group {g}")
+                tensors = self._first_state(own, p)
+                tensors.update(self._missing({**own, **tensors}, kernel, p))
+                new.append((p, tensors))
+        for p, tensors in new:
+            self.state[p].update(tensors)
+        return [(p, key) for p, tensors in new for key in tensors]
+
+    def _missing(self, own: Mapping[str, Any], kernel: str, p: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that the state of a parameter lacks, new: keys and values."""
+        return self._storage.missing(own, kernel, p)
+
+    def _first_state(self, own: Mapping[str, Any], p: Tensor) -> dict[str, Tensor]:  # noqa: ARG002 (for subclasses)
+        """What of the state that a parameter lacks does not start as zero."""
+        return {}
 
     def _remove_state(self, made: list[tuple[Tensor, str]]) -> None:
         """Takes back what was made for a step that was then refused or skipped."""
@@ -192,10 +249,39 @@ class Fused(Traced):
             if not self.state[p]:
                 del self.state[p]
 
+    @contextlib.contextmanager
+    def averaged_parameters(self) -> Iterator[None]:
+        """Puts the averages (``ema_decay``) into the parameters for a while, to evaluate or to save them.
+
+        Raises:
+            ValueError: there are no averages.
+        """
+        averaged = [(p, own["ema"]) for p, own in self.state.items() if "ema" in own]
+        if not averaged:
+            msg = "there are no averages: give ema_decay to the constructor, and take a step first"
+            raise ValueError(msg)
+        kept = [p.detach().clone() for p, _ in averaged]
+        with torch.no_grad():
+            for p, average in averaged:
+                p.copy_(average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (p, _), before in zip(averaged, kept, strict=True):
+                    p.copy_(before)
+
     # Loading
 
+    def _required_state(self, kernel: str) -> set[str]:
+        """What a saved parameter must have, as it is or in codes, for its training to go on."""
+        return {"step", *_core.describe_kernel(kernel)["state"]}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state_dict of this class or of its torch counterpart. State keeps the dtype that it was saved in.
+        """Loads a state_dict of this class or of its torch counterpart.
+
+        State is brought into the storage that this optimizer was given. Without ``moments_dtype``, plain moments keep
+        the dtype that they were saved in.
 
         Raises:
             ValueError: another number of groups or parameters, the state of another class of optimizer, or shapes that
@@ -213,10 +299,13 @@ class Fused(Traced):
         finally:
             hook.remove()
         # torch has cast every state to its parameter's dtype; a float32 moment of a bf16 parameter comes back here.
-        for key, param in pairs(self, final):
+        kernels = [self._kernel(group) for group in self.param_groups for _ in group["params"]]
+        for number, (key, param) in enumerate(pairs(self, final)):
             for name, value in final["state"].get(key, {}).items():
                 if name != "step" and isinstance(value, Tensor) and value.dtype != param.dtype:
                     self.state[param][name] = value.to(param.device)
+            if final["state"].get(key):
+                self._storage.adopt(self.state[param], kernels[number], param, number)
         if self._traced:
             self._list_for_trace()
 

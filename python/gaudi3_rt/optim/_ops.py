@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gaudi3_rt import _core
 from gaudi3_rt.optim._batch import Batch, Rule
+from gaudi3_rt.optim._matrices import MuonBatch
+from gaudi3_rt.optim._storage import Storage
 
 if TYPE_CHECKING:
     from gaudi3_rt.optim._fused import Fused
@@ -21,6 +22,7 @@ LIVE: weakref.WeakValueDictionary[str, Fused] = weakref.WeakValueDictionary()
 @torch.library.custom_op("gaudi3_rt::step_", mutates_args=("params", "states", "steps"))
 def step_(
     kernel: str,
+    keys: str,
     params: list[Tensor],
     grads: list[Tensor],
     states: list[Tensor],
@@ -28,18 +30,25 @@ def step_(
     hyper: Tensor,
     grad_factor: Tensor | None = None,
     found_inf: Tensor | None = None,
+    numbers: list[int] | None = None,
+    optimizer: str | None = None,
 ) -> None:
     """One step of a kernel for n parameters, in place.
 
     Args:
         kernel: a name of ``gaudi3_rt.build_info().kernels``.
+        keys: what ``states`` are, by their keys in an optimizer's state, with spaces between: the kernel's states, each
+            plain or as ``<state>_codes`` and ``<state>_scales``; then ``param_low`` or ``param_master``, and ``ema``,
+            if there are any.
         params: n tensors.
         grads: n tensors, shaped like ``params``.
-        states: all first states, then all second states, ..., in the kernel's order: n tensors of each.
+        states: all tensors of the first key, then all of the second, ...: n of each.
         steps: n step counters, 0-d; each is advanced by 1 first.
         hyper: float64, 1-d: the kernel's hyper-parameters, then 1 to descend or -1 to ascend (maximize).
         grad_factor: 1 element; gradients are multiplied by it. ``None``: 1.
         found_inf: 1 element; if it is not 0, nothing is changed.
+        numbers: of the parameters in their optimizer, for random numbers; ``None``: 0, 1, ...
+        optimizer: the name of a live optimizer, whose storage options hold; ``None``: the default ones.
 
     Raises:
         ValueError: unknown kernel, lists of different lengths, or shapes that do not match.
@@ -47,18 +56,16 @@ def step_(
     if found_inf is not None and float(found_inf) != 0:
         return
     n = len(params)
-    n_states = len(_core.describe_kernel(kernel)["state"])
-    if len(states) != n * n_states:
-        wanted = f"expected {n * n_states} tensors, got {len(states)}"
-        msg = f"kernel {kernel!r} keeps {n_states} states per parameter: {wanted}"
+    names = keys.split()
+    if len(states) != n * len(names):
+        msg = f"{n} parameters with the keys {names} have {n * len(names)} tensors of state, got {len(states)}"
         raise ValueError(msg)
-    *numbers, sign = hyper.tolist()
+    *hyper_values, sign = hyper.tolist()
+    storage = Storage() if optimizer is None else LIVE[optimizer]._storage
     batch = Batch()
-    batch.add(
-        Rule(kernel, numbers, maximize=sign < 0),
-        [params, grads, *(states[k * n : (k + 1) * n] for k in range(n_states))],
-        steps,
-    )
+    rule = Rule(kernel, hyper_values, maximize=sign < 0, storage=storage)
+    operands = [params, grads, *(states[k * n : (k + 1) * n] for k in range(len(names)))]
+    batch.add(rule, names, operands, steps, list(range(n)) if numbers is None else numbers)
     factor = 1.0 if grad_factor is None else float(grad_factor)
     batch.step(grad_factor=factor, max_norm=None, skip_nonfinite=False)
 
@@ -66,6 +73,7 @@ def step_(
 @step_.register_fake
 def _(
     kernel: str,
+    keys: str,
     params: list[Tensor],
     grads: list[Tensor],
     states: list[Tensor],
@@ -73,27 +81,29 @@ def _(
     hyper: Tensor,
     grad_factor: Tensor | None = None,
     found_inf: Tensor | None = None,
+    numbers: list[int] | None = None,
+    optimizer: str | None = None,
 ) -> None:
     return None
 
 
 @torch.library.custom_op("gaudi3_rt::group_hyper", mutates_args=())
-def group_hyper(anchor: Tensor, optimizer: str, group: int) -> Tensor:
-    """The present hyper-parameters of one group of a live optimizer, as ``step_`` takes them.
+def group_hyper(anchor: Tensor, optimizer: str, index: int) -> Tensor:
+    """The present hyper-parameters of parameters that a live optimizer steps together, as ``step_`` takes them.
 
     Read when the graph runs and not when it is traced: a scheduler that changes ``lr`` recompiles nothing.
 
     Args:
         anchor: any tensor; keeps a compiler from taking the result for a constant.
         optimizer: the name of the optimizer.
-        group: index of the group.
+        index: of those parameters among what was traced.
     """
-    return torch.tensor(LIVE[optimizer].traced_hyper(group), dtype=torch.float64)
+    return torch.tensor(LIVE[optimizer].traced_hyper(index), dtype=torch.float64)
 
 
 @group_hyper.register_fake
-def _(anchor: Tensor, optimizer: str, group: int) -> Tensor:
-    return torch.empty(LIVE[optimizer].n_hyper(group), dtype=torch.float64)
+def _(anchor: Tensor, optimizer: str, index: int) -> Tensor:
+    return torch.empty(LIVE[optimizer].n_hyper(index), dtype=torch.float64)
 
 
 @torch.library.custom_op("gaudi3_rt::grad_factor", mutates_args=())
@@ -128,3 +138,51 @@ def _(
     optimizer: str,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty((), dtype=torch.float64), torch.empty((), dtype=torch.float64)
+
+
+@torch.library.custom_op("gaudi3_rt::muon_step_", mutates_args=("params", "momentum_buffers"))
+def muon_step_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    hyper: Tensor,
+    optimizer: str,
+    group: int,
+    grad_factor: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of Muon for parameters of one group of a live optimizer, in place.
+
+    Args:
+        params: n matrices.
+        grads: n tensors, shaped like ``params``.
+        momentum_buffers: n tensors, shaped like ``params``.
+        hyper: what ``group_hyper`` gave for the group; options are read from the optimizer.
+        optimizer: the name of the optimizer.
+        group: index of the group.
+        grad_factor: 1 element; gradients are multiplied by it. ``None``: 1.
+        found_inf: 1 element; if it is not 0, nothing is changed.
+    """
+    if found_inf is not None and float(found_inf) != 0:
+        return
+    live = LIVE[optimizer]
+    options = live.param_groups[group]
+    rule = Rule(live._kernel(options), hyper[:-1].tolist(), group=group)
+    batch = MuonBatch()
+    for index, tensors in enumerate(zip(params, grads, momentum_buffers, strict=True)):
+        batch.add_matrix(rule, options, index, *tensors)
+    batch.step(grad_factor=1.0 if grad_factor is None else float(grad_factor), max_norm=None, skip_nonfinite=False)
+
+
+@muon_step_.register_fake
+def _(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    hyper: Tensor,
+    optimizer: str,
+    group: int,
+    grad_factor: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    return None

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _core
-from gaudi3_rt.optim._batch import clip_coefficient
+from gaudi3_rt.optim._batch import Rule, clip_coefficient
+from gaudi3_rt.optim._hyper import hyper_parameters
+from gaudi3_rt.optim._storage import Storage
 
 if TYPE_CHECKING:
     _Base = torch.optim.Optimizer
@@ -18,13 +20,19 @@ else:
     _Base = object
 
 
-class _TracedGroup(TypedDict):
-    """What a compiled step reads of one group: plain lists, so that nothing else of the optimizer is guarded."""
+class _Traced(TypedDict):
+    """What a compiled step reads of those parameters of a group whose state has the same keys.
 
+    Plain lists, so that nothing else of the optimizer is guarded.
+    """
+
+    group: int
     kernel: str
+    keys: list[str]
     params: list[Tensor]
-    states: list[list[Tensor | None]]  # by name of the state, then by parameter; None where no gradient was seen
-    steps: list[Tensor | None]
+    numbers: list[int]  # of the parameters in their optimizer
+    states: list[list[Tensor]]  # by key, then by parameter
+    steps: list[Tensor]
 
 
 class Traced(_Base):
@@ -39,36 +47,60 @@ class Traced(_Base):
     last_grad_norm: Tensor | None
     last_step_skipped: bool
     _name: str
-    _traced: list[_TracedGroup]
+    _traced: list[_Traced]
+    _storage: Storage
 
     def _kernel(self, group: Mapping[str, Any]) -> str:
         """The kernel that steps a group; each optimizer says which."""
         raise NotImplementedError
 
     def _hyper(self, group: Mapping[str, Any]) -> list[float]:
-        """The kernel's hyper-parameters, in its order."""
-        raise NotImplementedError
+        """The kernel's hyper-parameters, in its order: the options of the group that have their names."""
+        return hyper_parameters(self._kernel(group), group)
 
     def _make_state(self) -> list[tuple[Tensor, str]]:
         """Makes what state is missing for parameters that have a gradient, or nothing if any of them is refused."""
         raise NotImplementedError
 
+    def _rule(self, g: int) -> Rule:
+        """How the parameters of group g are updated and stored."""
+        group = self.param_groups[g]
+        return Rule(
+            self._kernel(group),
+            self._hyper(group),
+            maximize=group.get("maximize", False),
+            group=g,
+            first_number=sum(len(before["params"]) for before in self.param_groups[:g]),
+            storage=self._storage,
+        )
+
     def _list_for_trace(self) -> None:
         """Makes state where it is missing, and lists what the traced step reads."""
         with torch.no_grad():
             self._make_state()
-        self._traced = [
-            {
-                "kernel": (kernel := self._kernel(group)),
-                "params": list(group["params"]),
-                "states": [
-                    [self.state.get(p, {}).get(key) for p in group["params"]]
-                    for key in _core.describe_kernel(kernel)["state"]
-                ],
-                "steps": [self.state.get(p, {}).get("step") for p in group["params"]],
-            }
-            for group in self.param_groups
-        ]
+        listed: dict[tuple[int, tuple[str, ...]], _Traced] = {}
+        for g, group in enumerate(self.param_groups):
+            rule = self._rule(g)
+            for i, p in enumerate(group["params"]):
+                own = self.state.get(p, {})
+                keys = rule.keys(own)
+                empty: _Traced = {
+                    "group": g,
+                    "kernel": rule.kernel,
+                    "keys": keys,
+                    "params": [],
+                    "numbers": [],
+                    "states": [[] for _ in keys],
+                    "steps": [],
+                }
+                entry = listed.setdefault((g, tuple(keys)), empty)
+                entry["params"].append(p)
+                entry["numbers"].append(rule.first_number + i)
+                for tensors, key in zip(entry["states"], keys, strict=True):
+                    tensors.append(own[key])
+                if "step" in own:  # else no gradient was seen, and the parameter is not stepped
+                    entry["steps"].append(own["step"])
+        self._traced = list(listed.values())
 
     def _prepare_trace(self) -> bool:
         """Runs for real while the step is traced.
@@ -94,31 +126,40 @@ class Traced(_Base):
             torch._dynamo.graph_break()
         found_inf = getattr(self, "found_inf", None)
         grad_scale = getattr(self, "grad_scale", None)
-        (anchor, *_) = [p.detach() for group in self._traced for p in group["params"]]
+        (anchor, *_) = [p.detach() for entry in self._traced for p in entry["params"]]
         # All of them before the first step: this is where it shows that the trace no longer holds.
-        hypers = [torch.ops.gaudi3_rt.group_hyper(anchor, self._name, g) for g in range(len(self._traced))]
+        hypers = [torch.ops.gaudi3_rt.group_hyper(anchor, self._name, i) for i in range(len(self._traced))]
         factor = None
         if self.max_grad_norm is not None or found_inf is not None or grad_scale is not None:
             sum_squares = None
             if self.max_grad_norm is not None:
-                grads = [p.grad for group in self._traced for p in group["params"] if p.grad is not None]
+                grads = [p.grad for entry in self._traced for p in entry["params"] if p.grad is not None]
                 sum_squares = torch.ops.gaudi3_rt.sum_squares(grads)
             factor, found_inf = torch.ops.gaudi3_rt.grad_factor(anchor, sum_squares, grad_scale, found_inf, self._name)
-        for g, group in enumerate(self._traced):
-            seen = [i for i, p in enumerate(group["params"]) if p.grad is not None]
+        for i, entry in enumerate(self._traced):
+            seen = [j for j, p in enumerate(entry["params"]) if p.grad is not None]
             if not seen:
                 continue
-            params = [group["params"][i] for i in seen]
-            torch.ops.gaudi3_rt.step_(
-                group["kernel"],
-                [p.detach() for p in params],
-                [p.grad for p in params],
-                [states[i] for states in group["states"] for i in seen],
-                [group["steps"][i] for i in seen],
-                hypers[g],
-                factor,
-                found_inf,
-            )
+            self._traced_step_of(entry, seen, hypers[i], factor, found_inf)
+
+    def _traced_step_of(
+        self, entry: _Traced, seen: list[int], hyper: Tensor, factor: Tensor | None, found_inf: Tensor | None
+    ) -> None:
+        """The step of those parameters of an entry whose indices are in ``seen``."""
+        params = [entry["params"][j] for j in seen]
+        torch.ops.gaudi3_rt.step_(
+            entry["kernel"],
+            " ".join(entry["keys"]),
+            [p.detach() for p in params],
+            [p.grad for p in params],
+            [tensors[j] for tensors in entry["states"] for j in seen],
+            [entry["steps"][j] for j in seen],
+            hyper,
+            factor,
+            found_inf,
+            [entry["numbers"][j] for j in seen],
+            self._name,
+        )
 
     def traced_factor(
         self, sum_squares: float | None, grad_scale: float | None, found_inf: float | None
@@ -135,32 +176,29 @@ class Traced(_Base):
         self.last_step_skipped = skip
         return factor, float(skip)
 
-    def n_hyper(self, g: int) -> int:
+    def n_hyper(self, index: int) -> int:
         """How many numbers ``traced_hyper`` gives."""
-        return len(_core.describe_kernel(self._kernel(self.param_groups[g]))["hyper"]) + 1
+        return len(_core.describe_kernel(self._traced[index]["kernel"])["hyper"]) + 1
 
-    def traced_hyper(self, g: int) -> list[float]:
-        """The hyper-parameters of group g and its sign, for a compiled step; checks that its trace still holds.
+    def traced_hyper(self, index: int) -> list[float]:
+        """The hyper-parameters of what was traced under an index, and its sign; checks that its trace still holds.
 
         Raises:
             RuntimeError: state was replaced, or the group's kernel changed, behind the compiled step's back.
         """
         self._opt_called = True  # dynamo does not replay attributes that are set on an optimizer
-        group = self.param_groups[g]
-        if self._traced:
-            traced = self._traced[g]
-            kernel = self._kernel(group)
-            current = [self.state.get(p, {}) for p in group["params"]]
-            keys = _core.describe_kernel(traced["kernel"])["state"]
-            same = kernel == traced["kernel"] and all(
-                t is None or s.get(key) is t  # None: had no gradient, and is not stepped
-                for key, tensors in zip(("step", *keys), (traced["steps"], *traced["states"]), strict=True)
-                for s, t in zip(current, tensors, strict=True)
+        traced = self._traced[index]
+        rule = self._rule(traced["group"])
+        current = [self.state.get(p, {}) for p in traced["params"]]
+        same = rule.kernel == traced["kernel"] and all(
+            own.get(key) is tensor
+            for key, tensors in zip(("step", *traced["keys"]), (traced["steps"], *traced["states"]), strict=True)
+            for own, tensor in zip(current, tensors, strict=len(tensors) > 0)
+        )
+        if not same:
+            msg = (
+                f"the state or the options of group {traced['group']} were replaced after the step was compiled; "
+                "use load_state_dict to replace state, or call torch.compiler.reset()"
             )
-            if not same:
-                msg = (
-                    f"the state or the options of group {g} were replaced after the step was compiled; "
-                    "use load_state_dict to replace state, or call torch.compiler.reset()"
-                )
-                raise RuntimeError(msg)
-        return [*self._hyper(group), -1.0 if group["maximize"] else 1.0]
+            raise RuntimeError(msg)
+        return [*rule.hyper, -1.0 if rule.maximize else 1.0]

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
 
-from gaudi3_rt.optim._batch import COMPOSITES
+from gaudi3_rt.optim._batch import COMPOSITES, Total
 from gaudi3_rt.optim._fused import Fused
+from gaudi3_rt.optim._options import Options
 
 
 class FusedAdamW(Fused, torch.optim.AdamW):
@@ -41,9 +43,7 @@ class FusedAdamW(Fused, torch.optim.AdamW):
         foreach, capturable, fused: choose between torch's own implementations. Accepted and saved, so that the same
             call and the same checkpoint work with either class; they change nothing here.
         differentiable: refused when true.
-        max_grad_norm: clip the L2 norm of all gradients together to this, with the coefficient of
-            ``torch.nn.utils.clip_grad_norm_``; ``math.inf`` only measures it. See ``last_grad_norm``. The gradients
-            themselves stay as they are, also under AMP.
+        **options: clipping, rounding and storage; see ``gaudi3_rt.optim.Options``.
 
     Raises:
         ValueError: an argument is out of range (what was given and what is allowed is in the message).
@@ -63,7 +63,7 @@ class FusedAdamW(Fused, torch.optim.AdamW):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        max_grad_norm: float | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -78,17 +78,16 @@ class FusedAdamW(Fused, torch.optim.AdamW):
             differentiable=differentiable,
             fused=fused,
         )
-        self._start(max_grad_norm)
+        self._start(options)
 
     def _kernel(self, group: Mapping[str, Any]) -> str:
         return "adamw_amsgrad" if group["amsgrad"] else "adamw"
 
-    def _hyper(self, group: Mapping[str, Any]) -> list[float]:
-        beta1, beta2 = group["betas"]
-        return [float(group["lr"]), float(beta1), float(beta2), float(group["eps"]), float(group["weight_decay"])]
 
-
-def _composite(hyper: Sequence[float], t: float, param: Tensor, grad: Tensor, states: Sequence[Tensor]) -> None:
+def adamw_composite(
+    hyper: Sequence[float], t: float, param: Tensor, grad: Tensor, states: Sequence[Tensor], _: Total
+) -> None:
+    """The update in torch operations, as ``Composite`` says."""
     lr, beta1, beta2, eps, weight_decay = hyper
     exp_avg, exp_avg_sq, *rest = states
     first = beta1 * exp_avg.to(grad.dtype) + (1 - beta1) * grad
@@ -103,5 +102,4 @@ def _composite(hyper: Sequence[float], t: float, param: Tensor, grad: Tensor, st
     param.copy_(wide - (lr * weight_decay * wide + lr / (1 - beta1**t) * first / denominator))
 
 
-COMPOSITES["adamw"] = _composite
-COMPOSITES["adamw_amsgrad"] = _composite
+COMPOSITES["adamw"] = COMPOSITES["adamw_amsgrad"] = adamw_composite
