@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _core
+from gaudi3_rt.optim._batch import Rule
 
 ROOT = Path(__file__).parent.parent
 TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-DTYPES = [TORCH_DTYPES[name] for name in _core.dtypes()]  # KeyError: give the new codec its torch dtype above
+DTYPES = list(TORCH_DTYPES.values())  # those that need nothing besides; test_storage.py has the rest
 
 # Around one and two registers of 4, 8 and 16 lanes and around a tile of 512; chunks have tests of their own.
 SIZES = [0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 511, 512, 513, 1000]
@@ -38,9 +39,17 @@ HYPER = {
     "beta2": (0.999, False),
     "eps": (1e-3, True),  # large enough that a misplaced one shows
     "weight_decay": (0.1, True),
+    "bias_correction": (1.0, False),
+    "grad_averaging": (1.0, False),
+    "always_adapt": (0.0, False),
+    "momentum": (0.99, False),
+    "dampening": (0.3, False),
+    "trust_coeff": (0.02, True),
+    "trust_clip": (0.0, False),
+    "lr_decay": (1e-4, False),  # lr / (1 + (t - 1) lr_decay) is formed in double; small, so that late steps still move
+    "decay": (0.97, False),
+    "lr_ratio": (1.5, True),
 }
-# States that may not be negative; all others are drawn like a gradient.
-SQUARES = {"exp_avg_sq", "max_exp_avg_sq"}
 
 
 def hyper_of(kernel: str) -> list[float]:
@@ -72,7 +81,9 @@ class Problem:
     def extend(self, tensor_list: _core.TensorList, part: slice = slice(None), *, maximize: bool = False) -> list[int]:
         """Appends the tensors of a part to a list; returns the indices left over."""
         operands = [operand[part] for operand in self.operands]
-        return tensor_list.extend(self.kernel, hyper_of(self.kernel), maximize, operands, self.steps[part])
+        numbers = list(range(len(self.steps)))[part]
+        rule = Rule(self.kernel, hyper_of(self.kernel), maximize=maximize)
+        return tensor_list.extend(rule, operand_names(self.kernel)[2:], operands, self.steps[part], numbers)
 
 
 def problem(
@@ -88,12 +99,14 @@ def problem(
     # By numpy: torch would wake its threads for every large tensor.
     generator = np.random.default_rng(seed)
     names = operand_names(kernel)
+    described = _core.describe_kernel(kernel)
+    squares = {name for name, positive in zip(described["state"], described["positive"], strict=True) if positive}
     operands = []
     for name, dtype in zip(names, dtypes or [torch.float32] * len(names), strict=True):
         operand = []
         for size in sizes:
             x = generator.standard_normal(size, dtype=np.float32)
-            if name in SQUARES:
+            if name in squares:
                 x = np.float32(0.1) + x * x
             if special:
                 values = generator.choice(np.array(SPECIAL_VALUES, np.float32), size)
@@ -148,7 +161,12 @@ def bounds(kernel: str, t: float, operands: Sequence[np.ndarray]) -> tuple[list[
     roundings fall on lr: step_size, rsqrt_c2, root, fma, quotient, product and the sum with the decay. So an output may
     be off by what a change of every input by ROUNDINGS units does to it, each taken alone and added up, and by one
     rounding of the output itself. Decay rates are not changed: their rounding falls on the moment that they multiply
-    and 1 - beta is a factor of the gradient, rounded once.
+    and 1 - beta is a factor of the gradient, rounded once. (Nor is dampening, for the same reason, nor lr_decay, which
+    is used up in double.) A sum that is used again, like Adam's g + wd p, passes its rounding on to all its terms.
+
+    Lion's step is a sign, and so jumps. Near a tie of its two terms, changing one of them turns the sign one way and
+    changing the other turns it the other way: the bound there is the size of both steps together, so either sign is
+    allowed, and everywhere else it is as small as for the other kernels.
     """
     hyper = hyper_of(kernel)
 
@@ -168,6 +186,36 @@ def bounds(kernel: str, t: float, operands: Sequence[np.ndarray]) -> tuple[list[
         for k, x in enumerate(run(*changed)):
             bound[k] += np.abs(x - want[k])
     return want, bound
+
+
+def stored_states_bound(
+    kernel: str,
+    t: float,
+    operands: Sequence[np.ndarray],
+    want: Sequence[np.ndarray],
+    dtypes: Sequence[torch.dtype],
+) -> np.ndarray:
+    """How far the parameter may be off because a kernel of two passes reads its new states back as they are stored.
+
+    For each state: the change of the old state that changes the new one by half a unit of its storage, and what that
+    does to the parameter. Then what all elements together do to the norm of the update, by which it is divided: that
+    changes by no more, relatively, than the norm of the changes.
+    """
+    bound = np.zeros_like(want[0])
+    if not _core.describe_kernel(kernel)["two_passes"]:
+        return bound
+    for j in range(2, len(operands)):
+        unit = 1.1 * half_ulp(np.abs(want[j]), dtypes[j])  # more, for what float arithmetic adds before it is stored
+
+        def run(change: np.ndarray, j: int = j) -> list[np.ndarray]:
+            arrays = [x + change if i == j else x.copy() for i, x in enumerate(operands)]
+            _core.reference(kernel, hyper_of(kernel), t, arrays)
+            return arrays
+
+        slope = (run(unit)[j] - want[j]) / np.where(unit == 0, 1, unit)
+        bound += np.abs(run(unit / np.where(slope == 0, 1, slope))[0] - want[0])
+    update = np.abs(want[0] - operands[0])
+    return bound + update * (np.linalg.norm(bound) / max(np.linalg.norm(update), np.finfo(float).tiny))
 
 
 def half_ulp(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
@@ -191,7 +239,9 @@ def check_against_reference(kernel: str, take: Callable[[Problem], object], this
     generator = np.random.default_rng(1)
     for _ in range(n_steps):
         before = [operand[0].double().numpy() for operand in this.operands]
-        want, bound = bounds(kernel, float(this.steps[0]) + 1, before)
+        t = float(this.steps[0]) + 1
+        want, bound = bounds(kernel, t, before)
+        bound[0] += stored_states_bound(kernel, t, before, want, [operand[0].dtype for operand in this.operands])
         take(this)
         for j, name in enumerate(operand_names(kernel)):
             got = this.operands[j][0]

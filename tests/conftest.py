@@ -29,6 +29,12 @@ def kernel(request):
     return request.param
 
 
+@pytest.fixture(scope="module", params=[k for k in _core.kernels() if not _core.describe_kernel(k)["two_passes"]])
+def elementwise_kernel(request):
+    """Name of a kernel that steps each element by itself, without norms of the tensor."""
+    return request.param
+
+
 @pytest.fixture(scope="module", params=_core.isas())
 def isa(request):
     """Name of a build that can run here."""

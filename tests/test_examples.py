@@ -1,6 +1,6 @@
-"""The example trains, compares, reports, can be stopped and refuses nonsense."""
+"""The examples train, compare, report, can be stopped and refuse nonsense."""
 
-import importlib.util
+import importlib
 import json
 import math
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "train_stdlib.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = ("--width=32", "--layers=1", "--heads=2", "--context=32", "--batch-size=4", "--threads=1")
 LIMIT = 240  # seconds for one process: a slow machine that also builds matplotlib's font cache
 
@@ -25,27 +25,29 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def example(environment):
-    """The script as a module: importing torch anew for every bad value would take a minute."""
+def load(environment):
+    """Loads a script as a module: importing torch anew for every bad value would take a minute."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLCONFIGDIR", environment["MPLCONFIGDIR"])
-        patch.syspath_prepend(SCRIPT.parent)  # where the script finds its model
-        spec = importlib.util.spec_from_file_location("train_stdlib", SCRIPT)
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "train_stdlib", module)  # where dataclasses look for the module of their class
-        spec.loader.exec_module(module)
-        yield module
+        patch.syspath_prepend(EXAMPLES)  # where the scripts find their model
+        yield importlib.import_module
 
 
-def command(*arguments):
-    """The command line of the script."""
-    return [sys.executable, str(SCRIPT), *arguments]
+def command(script, *arguments):
+    """The command line of a script."""
+    return [sys.executable, str(EXAMPLES / script), *arguments]
 
 
-def run(environment, folder, *arguments):
+def run(environment, folder, script, *arguments):
     """Runs it to its end."""
     return subprocess.run(  # noqa: S603
-        command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+        command(script, *arguments),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
     )
 
 
@@ -66,7 +68,15 @@ def check_report(folder, stdout, steps):
     assert facts["comparison"]["largest_loss_difference"] == difference
     assert f"{difference:.2g} (step" in stdout
 
-    picture = (folder / "train_stdlib.png").read_bytes()
+    check_picture(folder / "train_stdlib.png")
+    for name in ("train_stdlib.json", "train_stdlib.png"):
+        assert f"wrote {folder / name}" in stdout
+    return facts
+
+
+def check_picture(path):
+    """It is a picture of a readable size, and not an empty one."""
+    picture = path.read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert picture[12:16] == b"IHDR"
     assert picture[-8:-4] == b"IEND"
@@ -74,14 +84,11 @@ def check_report(folder, stdout, steps):
     assert width >= 800
     assert height >= 400
     assert len(picture) > 10_000  # an empty canvas of this size compresses to less
-    for name in ("train_stdlib.json", "train_stdlib.png"):
-        assert f"wrote {folder / name}" in stdout
-    return facts
 
 
 def test_both_runs_agree(environment, tmp_path):
     """The first losses are equal, the others nearly so, and the report says it."""
-    done = run(environment, tmp_path, *SMALL, "--steps=6", f"--out={tmp_path}")
+    done = run(environment, tmp_path, "train_stdlib.py", *SMALL, "--steps=6", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert "step 6/6: loss" in done.stderr
@@ -98,7 +105,7 @@ def test_same_seed_same_curve(environment, tmp_path):
     """A seed decides everything."""
     curves = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        done = run(environment, tmp_path, *SMALL, "--steps=3", f"--seed={seed}", f"--out={name}")
+        done = run(environment, tmp_path, "train_stdlib.py", *SMALL, "--steps=3", f"--seed={seed}", f"--out={name}")
         assert done.returncode == 0, done.stderr
         facts = json.loads((tmp_path / name / "train_stdlib.json").read_text(encoding="utf-8"))
         curves.append([facts["runs"][run]["losses"] for run in ("torch", "gaudi3_rt")])
@@ -108,7 +115,7 @@ def test_same_seed_same_curve(environment, tmp_path):
 
 def test_interrupt_still_reports(environment, tmp_path):
     """Ctrl-C ends the training after a step, reports what was done, and exits with 130."""
-    arguments = command(*SMALL, "--steps=1000000", f"--out={tmp_path}")
+    arguments = command("train_stdlib.py", *SMALL, "--steps=1000000", f"--out={tmp_path}")
     with subprocess.Popen(  # noqa: S603
         arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -134,27 +141,81 @@ def test_interrupt_still_reports(environment, tmp_path):
     check_report(tmp_path, stdout, steps)
 
 
+def test_storages_are_compared(environment, tmp_path):
+    """Each storage is trained on what float32 is trained on; table, JSON and plot agree, and do so again."""
+    reports = []
+    for name in ("a", "b"):
+        arguments = ["--steps=4", "--seeds=2", "--workers=1", "--storage", "bf16-stochastic-int8", "bf16-split"]
+        done = run(environment, tmp_path, "compare_storage.py", *arguments, f"--out={name}")
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
+        check_picture(tmp_path / name / "compare_storage.png")
+        reports.append((done.stdout.replace(f"wrote {name}", "wrote"), json.loads(_read(tmp_path / name))))
+    (stdout, facts), again = reports
+    facts["settings"].pop("out")
+    again[1]["settings"].pop("out")
+    assert (stdout, facts) == again
+
+    runs, summaries = facts["runs"], facts["summaries"]
+    assert list(runs) == ["float32", "bf16-stochastic-int8", "bf16-split"]
+    for name, its in runs.items():
+        assert [len(run["losses"]) for run in its] == [4, 4]
+        differences = [
+            ours["validation_loss"] - theirs["validation_loss"]
+            for ours, theirs in zip(its, runs["float32"], strict=True)
+        ]
+        assert summaries[name]["differences"] == differences
+        # Rounding moves the first loss by a thousandth; another batch or other weights by a hundredth and more.
+        firsts = [(ours["losses"][0], theirs["losses"][0]) for ours, theirs in zip(its, runs["float32"], strict=True)]
+        assert all(abs(ours - theirs) < 2e-3 for ours, theirs in firsts)
+        assert f"{summaries[name]['mean_loss']:.4f}" in stdout
+    assert runs["float32"][0]["losses"] != runs["float32"][1]["losses"]
+    spread = abs(runs["float32"][0]["validation_loss"] - runs["float32"][1]["validation_loss"]) / 2**0.5
+    assert summaries["float32"]["spread"] == pytest.approx(spread)
+    its = summaries["bf16-split"]
+    assert its["in_spreads"] == pytest.approx(sum(its["differences"]) / 2 / spread)
+    # Exactly for split and float32; vectors keep float32 moments beside int8.
+    assert summaries["float32"]["bytes_per_parameter"] == 12
+    assert summaries["bf16-split"]["bytes_per_parameter"] == 12
+    assert 4.0625 < summaries["bf16-stochastic-int8"]["bytes_per_parameter"] < 4.2
+
+
+def _read(folder):
+    return (folder / "compare_storage.json").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("script", "arguments", "sentence"),
     [
-        (["--steps=0"], "argument --steps: '0' given, must be a whole number >= 1"),
-        (["--batch-size=2.5"], "argument --batch-size: '2.5' given, must be a whole number >= 1"),
-        (["--context=5000"], "argument --context: '5000' given, must be a whole number from 1 to 1024"),
-        (["--lr=-0.1"], "argument --lr: '-0.1' given, must be a finite number > 0"),
-        (["--lr=nan"], "argument --lr: 'nan' given, must be a finite number > 0"),
-        (["--max-grad-norm=many"], "argument --max-grad-norm: 'many' given, must be a finite number > 0"),
-        (["--width=30", "--heads=4"], "--width 30 with --heads 4: the width must be a multiple of 2 x heads = 8"),
-        (["--seed=-1"], "argument --seed: '-1' given, must be a whole number >= 0"),
-        (["--out=file"], "--out file: not a folder that can be written to (File exists)"),
+        ("train_stdlib", ["--steps=0"], "argument --steps: '0' given, must be a whole number >= 1"),
+        ("train_stdlib", ["--batch-size=2.5"], "argument --batch-size: '2.5' given, must be a whole number >= 1"),
+        ("train_stdlib", ["--context=5000"], "argument --context: '5000' given, must be a whole number from 1 to 1024"),
+        ("train_stdlib", ["--lr=-0.1"], "argument --lr: '-0.1' given, must be a finite number > 0"),
+        ("train_stdlib", ["--lr=nan"], "argument --lr: 'nan' given, must be a finite number > 0"),
+        (
+            "train_stdlib",
+            ["--max-grad-norm=many"],
+            "argument --max-grad-norm: 'many' given, must be a finite number > 0",
+        ),
+        (
+            "train_stdlib",
+            ["--width=30", "--heads=4"],
+            "--width 30 with --heads 4: the width must be a multiple of 2 x heads = 8",
+        ),
+        ("train_stdlib", ["--seed=-1"], "argument --seed: '-1' given, must be a whole number >= 0"),
+        ("compare_storage", ["--seeds=1"], "argument --seeds: '1' given, must be a whole number >= 2"),
+        ("compare_storage", ["--lr=0"], "argument --lr: '0' given, must be a finite number > 0"),
+        ("compare_storage", ["--out=file"], "--out file: not a folder that can be written to (File exists)"),
+        ("train_stdlib", ["--out=file"], "--out file: not a folder that can be written to (File exists)"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_bad_values(example, tmp_path, monkeypatch, capsys, arguments, sentence):
+def test_bad_values(load, tmp_path, monkeypatch, capsys, script, arguments, sentence):
     """One sentence says what was given and what is allowed; exit code 2, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     with pytest.raises(SystemExit) as error:
-        example.parse(arguments)
+        load(script).parse(arguments)
     assert error.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {sentence}")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,17 +1,21 @@
 """Whether the parity check can fail: sources with one wrong line, built and stepped, must not pass it."""
 
 import ctypes
+import itertools
+import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
-from _problems import ROOT, TORCH_DTYPES, check_against_reference, hyper_of, operand_names, problem, run_tool
+from _problems import ROOT, TORCH_DTYPES, bits, check_against_reference, hyper_of, operand_names, problem, run_tool
 
 from gaudi3_rt import _core
 
-# A step of one tensor, straight through the table of the scalar build.
+# A step, a reduction and a map of one tensor, straight through the table of the scalar build.
 SHIM = """
+#include <cmath>
 #include "csrc/formulas.h"
 #include "csrc/table.h"
 extern const gaudi3_rt::IsaTable gaudi3_rt_table_scalar;
@@ -20,13 +24,28 @@ extern "C" void take_step(int kernel, const double* hyper, double t, int n, void
   alignas(16) std::byte constants[gaudi3_rt::kConstantsBytes];
   gaudi3_rt::info(static_cast<gaudi3_rt::KernelId>(kernel)).prepare(hyper, t, constants);
   gaudi3_rt::Operand operands[gaudi3_rt::kMaxOperands];
-  for (int j = 0; j < n; ++j) operands[j] = {data[j], static_cast<gaudi3_rt::DType>(codecs[j])};
-  gaudi3_rt_table_scalar.step[kernel](constants, operands, 0, length, grad_factor);
+  for (int j = 0; j < n; ++j) operands[j] = {data[j], static_cast<gaudi3_rt::Codec>(codecs[j]), nullptr};
+  gaudi3_rt::Step step{constants, operands, nullptr, 0, grad_factor, {}, {}};
+  const auto measure = gaudi3_rt_table_scalar.measure[kernel];
+  if (measure != nullptr) {
+    const gaudi3_rt::Norms sums = measure(step, 0, length);
+    step.norms = {std::sqrt(sums.param), std::sqrt(sums.other)};
+  }
+  gaudi3_rt_table_scalar.step[kernel](step, 0, length);
+}
+extern "C" double reduce(int reduction, void* data, int codec, std::int64_t length) {
+  return gaudi3_rt_table_scalar.reduce[reduction]({data, static_cast<gaudi3_rt::Codec>(codec), nullptr}, 0, length);
+}
+extern "C" void map(int map, const float* parameters, void* data, int codec, std::int64_t length) {
+  gaudi3_rt_table_scalar.map[map](parameters, {data, static_cast<gaudi3_rt::Codec>(codec), nullptr}, 0, length);
 }
 """
 
 # What is wrong: (file, what it says, what the mutant says). Each text occurs once in its file.
-ADAMW, BODY = "kernels/adamw.h", "isa/body.h"
+LAMB, LARS = "kernels/lamb.h", "kernels/lars.h"
+ADAGRAD, ADAM, ADAMW = "kernels/adagrad.h", "kernels/adam.h", "kernels/adamw.h"
+EMA, LION, MUON, SGD = "kernels/ema.h", "kernels/lion.h", "kernels/muon.h", "kernels/sgd.h"
+BODY = "isa/body.h"
 MUTANTS = {
     "none": (ADAMW, "// AdamW:", "// AdamW:"),
     "no bias correction of m": (ADAMW, "lr / (1 - __builtin_pow(b1, t)));\n    rsqrt", "lr);\n    rsqrt"),
@@ -39,12 +58,60 @@ MUTANTS = {
     "eps in the root": (ADAMW, "fma(sqrt(second), rsqrt_c2, eps)", "sqrt(fma(second, rsqrt_c2 * rsqrt_c2, eps))"),
     "old maximum not kept": (ADAMW, "second = s[2] = nan_max(s[2], s[1]);\n    p = p - fma",
                              "second = s[2] = s[1];\n    p = p - fma"),
+    "Adam: decoupled decay": (ADAM, "step(p, fma(weight_decay, p, g), s);",
+                              "step(p, g, s); p = fma(-weight_decay, p, p);"),
+    "Adam: decay twice": (ADAM, "h[2], h[3], 0}", "h[2], h[3], h[4]}"),
+    "SGD: first step dampened": (SGD, "static_cast<float>(t == 1 ? 1 : 1 - hyper[2])",
+                                 "static_cast<float>(1 - hyper[2])"),
+    "SGD: later steps undampened": (SGD, "static_cast<float>(t == 1 ? 1 : 1 - hyper[2])", "1"),
+    "SGD: momentum is lost": (SGD, "fma(momentum, s[0], undampened * g)", "undampened * g"),
+    "SGD: Nesterov looks back": (SGD, "direction = fma(momentum, s[0], g)", "direction = s[0]"),
+    "SGD: Nesterov without gradient": (SGD, "direction = fma(momentum, s[0], g)", "direction = momentum * s[0]"),
+    "SGD: decay after momentum": (SGD, "g = fma(weight_decay, p, g);\n    float direction = g;",
+                                  "float direction = g; p = fma(-lr * weight_decay, p, p);"),
+    "Lion: zero is positive": (LION, "x > 0 ? T(1)", "x >= 0 ? T(1)"),
+    "Lion: no sign": (LION, "lr * sign(fma(beta1, s[0], one_minus_beta1 * g))",
+                      "lr * fma(beta1, s[0], one_minus_beta1 * g)"),
+    "Lion: sign of the gradient": (LION, "sign(fma(beta1, s[0], one_minus_beta1 * g))", "sign(g)"),
+    "Lion: beta2 interpolates": (LION, "fma(beta1, s[0], one_minus_beta1 * g)",
+                                 "fma(beta2, s[0], one_minus_beta2 * g)"),
+    "Lion: no decay": (LION, "p - fma(decay, p, lr", "p - fma(0.0f, p, lr"),
+    "Adagrad: no lr_decay": (ADAGRAD, "(1 + (t - 1) * hyper[1]))),", "1)),"),
+    "Adagrad: lr_decay a step early": (ADAGRAD, "(1 + (t - 1) * hyper[1]))),", "(1 + t * hyper[1]))),"),
+    "Adagrad: decay not in the sum": (ADAGRAD, "g = fma(weight_decay, p, g);\n    s[0] = fma(g, g, s[0]);",
+                                      "s[0] = fma(g, g, s[0]);\n    g = fma(weight_decay, p, g);"),
+    "Adagrad: eps in the root": (ADAGRAD, "g / (sqrt(s[0]) + eps)", "g / sqrt(s[0] + eps)"),
+    "EMA: decay and its rest swapped": (EMA, "static_cast<float>(1 - hyper[0])", "static_cast<float>(hyper[0])"),
+    "EMA: moves away": (EMA, "x - a, a)", "a - x, a)"),
+    "Muon: 1 - momentum in float": (MUON, "static_cast<float>(1 - hyper[0])", "1.0f - static_cast<float>(hyper[0])"),
+    "Muon: Nesterov left out": (MUON, "u = kNesterov ? fma(momentum, s[0], weighted) : s[0]", "u = s[0]"),
+    "Muon: decay by the adjusted lr": (MUON, "decay = static_cast<float>(lr * weight_decay)",
+                                       "decay = static_cast<float>(lr * weight_decay * ratio)"),
+    "Muon: lr not adjusted": (MUON, "step_size = static_cast<float>(lr * ratio)", "step_size = static_cast<float>(lr)"),
     "last element left out": (BODY, "for (std::int64_t i = 0; i < n; ++i) {\n    float param",
                               "for (std::int64_t i = 0; i < n - 1; ++i) {\n    float param"),
-    "tile ends early": (BODY, "? end - begin : kTile;", "? end - begin : kTile - 1;"),
-    "grad_factor dropped": (BODY, "grad_factor * x[1][i]", "x[1][i]"),
+    "tile ends early": (BODY, "? end - begin : kTile);", "? end - begin : kTile - 1);"),
+    "lamb: no bias correction": (LAMB, "1 / h.c1", "1.0f"),
+    "lamb: decay outside of the ratio": (LAMB, "return kL2 ? u : fma(weight_decay, p, u);", "return u;"),
+    "lamb: norms swapped": (LAMB, "static_cast<float>(norm_p / norm_u)", "static_cast<float>(norm_u / norm_p)"),
+    "lamb: norm of the gradient": (LAMB, "return direction(p, s[0], s[1]); }", "return p + s[0]; }"),
+    "lars: norm without decay": (LARS, "norm_g + decay * norm_p + eps", "norm_g + eps"),
+    "lars: dampening in the first step": (LARS, "t > 1 && h[1] != 0", "h[1] != 0"),
+    "lars: nesterov left out": (LARS, "kNesterov ? fma(momentum, s[0], d) : s[0]", "s[0]"),
+    "second stream left out": (BODY, "for (int s = 0; s < kStreams; ++s) sum.add(s, x + i + s * kLanes);",
+                               "for (int s = 0; s < kStreams; s += 2) sum.add(s, x + i + s * kLanes);"),
+    "grad_factor dropped": (BODY, "kReadsGrad ? grad_factor * x[1][i]", "kReadsGrad ? x[1][i]"),
     "bf16 cut off": ("codecs/bf16.h", "bits + 0x7fffu + ((bits >> 16) & 1u)", "bits"),
     "f16 cut off": ("codecs/f16.h", "+ 0x0fffu + ((magnitude >> 13) & 1u)", ""),
+    "short tensors not reduced": (BODY, "offset < kStream && offset < n", "offset < kStream && offset + kTile < n"),
+    "sum of squares of one register": ("vectors.h", "[lane / kWidth][lane % kWidth]", "[0][lane % kWidth]"),
+    "signs summed": ("reductions/sum_abs.h", "(Longs)wide & 0x7fffffffffffffff", "(Longs)wide"),
+    "maximum of one stream": ("reductions/max_abs.h", "largest[stream][lane] > result", "largest[0][lane] > result"),
+    "maximum without NaN": ("reductions/max_abs.h", "bits &= 0x7fffffff", "bits &= 0x7f800000"),
+    "last element not mapped": (BODY, "i < tile; ++i) x[i] = map", "i < tile - 1; ++i) x[i] = map"),
+    "factor dropped": ("maps/scale.h", "return x * factor", "return x"),
+    "clamped above only": ("maps/clamp.h", "return below < -limit ? -limit : below", "return below"),
+    "NaN clamped": ("maps/clamp.h", "below = x > limit ? limit : x", "below = x < limit ? x : limit"),
 }  # fmt: skip
 
 
@@ -72,10 +139,11 @@ def libraries(tmp_path_factory):
         return dict(zip(MUTANTS, pool.map(lambda f, m: build(f, *m), folders, MUTANTS.values()), strict=True))
 
 
+CODECS = {dtype: _core.codecs().index(name) for name, dtype in TORCH_DTYPES.items()}
+
+
 def stepper(library, grad_factor=1.0):
     """The step of a library, for problems with one tensor."""
-    names = _core.dtypes()
-    codec = {TORCH_DTYPES[name]: i for i, name in enumerate(names)}
 
     def take(this):
         tensors = [operand[0] for operand in this.operands]
@@ -87,7 +155,7 @@ def stepper(library, grad_factor=1.0):
             ctypes.c_double(float(this.steps[0]) + 1),
             n,
             (ctypes.c_void_p * n)(*(x.data_ptr() for x in tensors)),
-            (ctypes.c_int * n)(*(codec[x.dtype] for x in tensors)),
+            (ctypes.c_int * n)(*(CODECS[x.dtype] for x in tensors)),
             ctypes.c_int64(tensors[0].numel()),
             ctypes.c_float(grad_factor),
         )
@@ -109,12 +177,39 @@ def check(library):
         for state in first.operands[2:]:
             state[0].zero_()
         check_against_reference(kernel, stepper(library), first, n_steps=2)
+        nothing = problem(kernel, [5], t=0)
+        for operand in nothing.operands[1:]:
+            operand[0].zero_()
+        check_against_reference(kernel, stepper(library), nothing)
         halved = problem(kernel, [600])
         doubled = halved.clone()
         doubled.operands[1][0] *= 2
         stepper(library)(halved)
         stepper(library, 0.5)(doubled)
         assert torch.equal(halved.operands[0][0], doubled.operands[0][0]), "grad_factor"
+    check_reductions_and_maps(library)
+
+
+def check_reductions_and_maps(library):
+    """Reductions and maps against their definitions, over lengths and dtypes, with values that are not finite too."""
+    library.reduce.restype = ctypes.c_double
+    for dtype, n, bad in itertools.product(TORCH_DTYPES.values(), (1, 9, 513, 50_000), (None, math.nan, math.inf)):
+        (x,) = problem(_core.kernels()[0], [n], seed=n).operands[1]
+        if bad is not None:
+            x[n // 2] = bad
+        x = x.to(dtype)
+        where = (ctypes.c_void_p(x.data_ptr()), CODECS[dtype], ctypes.c_int64(n))
+        wide = x.double().numpy()
+        for i, name in enumerate(_core.reductions()):
+            want = _core.reduce_reference(name, wide)
+            assert np.isclose(library.reduce(i, *where), want, rtol=1e-11, atol=0, equal_nan=True), name
+        for i, name in enumerate(_core.maps()):
+            parameters = [0.75] * len(_core.map_parameters(name))
+            want = x.double().numpy().copy()
+            _core.map_reference(name, parameters, want)
+            want = torch.from_numpy(want).float().to(dtype)
+            library.map(i, (ctypes.c_float * len(parameters))(*parameters), *where)
+            assert np.array_equal(bits(x), bits(want)), name
 
 
 def test_the_source_passes(libraries):

@@ -30,6 +30,27 @@ def test_first_step_is_the_definition(kernel, isa):
     _problems.check_against_reference(kernel, lambda this: step(isa, this), this, n_steps=3)
 
 
+def test_nothing_comes_of_a_zero_gradient_from_zero_state(kernel, isa):
+    """Where there was never a gradient only the parameter's own size counts: a sign of zero is no step."""
+    this = problem(kernel, [5], t=0)
+    for operand in this.operands[1:]:
+        operand[0].zero_()
+    _problems.check_against_reference(kernel, lambda this: step(isa, this), this)
+
+
+def test_a_sign_is_open_at_a_tie_and_only_there(isa):
+    """Half of the elements are ties to within a rounding, where Lion may step either way; the others are not."""
+    n = 500
+    this = problem("lion", [2 * n])
+    lr, beta1, *_ = _problems.hyper_of("lion")
+    (_, (grad,), (exp_avg,)) = this.operands
+    grad[:n] = (exp_avg[:n].double() * (-beta1 / (1 - beta1))).float()
+    _, (bound, *_) = _problems.bounds("lion", 4, [operand[0].double().numpy() for operand in this.operands])
+    assert (bound[:n] > 1.99 * lr).all()
+    assert (bound[n:] < 1e-3 * lr).all()
+    _problems.check_against_reference("lion", lambda this: step(isa, this), this)
+
+
 @pytest.mark.parametrize("t", [0, 1, 9, 999, 10**6, 2**24 - 2])
 def test_step_number_reaches_the_formula(kernel, t):
     """Step numbers from the first to the last that float32 counts are honoured."""
@@ -83,8 +104,9 @@ def place(tensor, offset):
 
 
 @given(data=st.data())
-def test_bits_depend_on_the_elements_alone(kernel, data):
+def test_bits_depend_on_the_elements_alone(elementwise_kernel, data):
     """Builds, cuts, calls, alignment and neighbours change no bit, for any mix of dtypes and any values."""
+    kernel = elementwise_kernel
     names = operand_names(kernel)
     lengths = data.draw(st.lists(st.integers(0, 1100), min_size=1, max_size=4), label="lengths")
     dtypes = data.draw(st.lists(st.sampled_from(DTYPES), min_size=len(names), max_size=len(names)), label="dtypes")
@@ -131,17 +153,28 @@ def test_bits_depend_on_the_elements_alone(kernel, data):
 
 @pytest.mark.parametrize("sizes", [LARGE_SIZES, MANY_SIZES], ids=["large", "many"])
 def test_bits_do_not_depend_on_threads(kernel, isa, sizes):
-    """With 1, 2, 3 and 8 threads that all have work, every tensor of a list gets the bits of one flat tensor."""
-    flat = problem(kernel, [sum(sizes)], special=0.05)
-    operands = [list(operand[0].clone().split(sizes)) for operand in flat.operands]
-    start = _problems.Problem(kernel, operands, [flat.steps[0].clone() for _ in sizes])
-    step("scalar", flat)
+    """With 1, 2, 3 and 8 threads that all have work, every tensor of a list gets the same bits."""
+    start = problem(kernel, sizes, special=0.05)
+    want = start.clone()
+    step("scalar", want)
     for n_threads in THREADS:
         got = start.clone()
         step(isa, got, n_threads=n_threads)
         assert {float(t) for t in got.steps} == {4}
-        joined = _problems.Problem(kernel, [[torch.cat(operand)] for operand in got.operands], flat.steps)
-        assert_same_bits(joined, flat, f"{n_threads} threads")
+        assert_same_bits(got, want, f"{n_threads} threads")
+
+
+@pytest.mark.parametrize("sizes", [LARGE_SIZES, MANY_SIZES], ids=["large", "many"])
+def test_a_list_gets_the_bits_of_one_flat_tensor(elementwise_kernel, isa, sizes):
+    """Into how many tensors the elements are divided changes nothing."""
+    kernel = elementwise_kernel
+    flat = problem(kernel, [sum(sizes)], special=0.05)
+    operands = [list(operand[0].clone().split(sizes)) for operand in flat.operands]
+    got = _problems.Problem(kernel, operands, [flat.steps[0].clone() for _ in sizes])
+    step("scalar", flat)
+    step(isa, got, n_threads=2)
+    joined = _problems.Problem(kernel, [[torch.cat(operand)] for operand in got.operands], flat.steps)
+    assert_same_bits(joined, flat)
 
 
 def test_bits_do_not_depend_on_misalignment(kernel, isa):
@@ -168,7 +201,8 @@ def test_flushing_of_denormals_holds_in_all_threads(kernel, flush):
     want = this.clone()
     torch.set_flush_denormal(flush)
     step("scalar", want)
-    same = (_problems.bits(usual.operands[2][0]) == _problems.bits(want.operands[2][0])).all()
+    pairs = zip(usual.operands, want.operands, strict=True)
+    same = all((_problems.bits(a[0]) == _problems.bits(b[0])).all() for a, b in pairs)
     assert same != flush, "flushing has to show in these values"
     for isa, n_threads in itertools.product(_core.isas(), THREADS):
         got = this.clone()
@@ -177,8 +211,9 @@ def test_flushing_of_denormals_holds_in_all_threads(kernel, flush):
 
 
 @pytest.mark.parametrize("value", [*SPECIAL_VALUES[2:], -1.0], ids=str)
-def test_bad_elements_stay_in_their_lane(kernel, isa, value):
+def test_bad_elements_stay_in_their_lane(elementwise_kernel, isa, value):
     """A NaN, infinity, denormal or huge number at i, in any operand, changes the results at i only."""
+    kernel = elementwise_kernel
     clean = problem(kernel, [77])
     want = clean.clone()
     step(isa, want)

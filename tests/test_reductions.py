@@ -42,25 +42,31 @@ def random(size, dtype=torch.float32, seed=0, special=0.0):
 def test_reduction_is_the_definition(reduction, isa, dtype, n):
     """The result is that of the definition to within the roundings of one lane's sum.
 
-    A square of a float is exact in double and all terms are positive, so every addition changes the result by 2^-53 of
-    it at most; a lane makes one per 32 elements of a chunk, its lanes are added up by 10 more, and chunks by one each.
+    A maximum has none. A square or a magnitude of a float is exact in double and all terms are positive, so every
+    addition changes the result by 2^-53 of it at most; a lane makes one per 32 elements of a chunk, its lanes are added
+    up by 10 more, and chunks by one each.
     """
     x = random(n, dtype)
     (got,) = reduce_all(isa, reduction, [x])
     want = _core.reduce_reference(reduction, x.double().numpy())
-    additions = min(n, CHUNK) // 32 + 10 + n // CHUNK
+    additions = 0 if reduction == "max_abs" else min(n, CHUNK) // 32 + 10 + n // CHUNK
     if reduction == "sum_squares":
         want = math.fsum(map(operator.mul, x.tolist(), x.tolist()))
+    elif reduction == "sum_abs":
+        want = math.fsum(map(abs, x.tolist()))
     assert abs(got - want) <= additions * 2.0**-53 * want
     assert want > 0 or n == 0, "there has to be something to see"
 
 
 def test_reference_is_the_definition():
-    """The reference in double of both reductions is what their names say."""
+    """The reference in double of each reduction is what its name says."""
     x = np.array([3.0, 4.0, 1e200])
     assert _core.reduce_reference("sum_squares", x[:2]) == 25
     assert _core.reduce_reference("sum_squares", x) == math.inf
     assert _core.reduce_reference("sum_squares", x[:0]) == 0
+    assert _core.reduce_reference("sum_abs", -x[:2]) == 7
+    assert _core.reduce_reference("max_abs", -x[:2]) == 4
+    assert math.isnan(_core.reduce_reference("max_abs", np.array([math.nan, math.inf])))
     assert [_core.reduce_reference("all_finite", np.array(x)) for x in ([], [1.0], [1.0, math.nan], [-math.inf])] == [
         *(1, 1, 0, 0)
     ]
@@ -109,7 +115,7 @@ def test_flushing_of_denormals_holds_in_all_threads(flush):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("n", [1, 9, 63, 513, CHUNK, CHUNK + 7])
 def test_one_bad_element_anywhere_is_found(isa, dtype, value, n):
-    """A single NaN or infinity is seen by both reductions in every stream, lane and ragged end, first to last."""
+    """A single NaN or infinity is seen by all reductions in every stream, lane and ragged end, first to last."""
     x = random(n, dtype)
     quarter = CHUNK // 4
     places = {0, 1, 7, 8, 15, 511, 512, n // 2, quarter - 1, quarter, 2 * quarter, 3 * quarter + 3, n - 8, n - 2, n - 1}
@@ -120,6 +126,10 @@ def test_one_bad_element_anywhere_is_found(isa, dtype, value, n):
         total, clean = reduce_all(isa, "sum_squares", [bad, x])
         assert not math.isfinite(total), f"at {i}"
         assert math.isfinite(clean)
+        for reduction in ("sum_abs", "max_abs"):
+            got, clean = reduce_all(isa, reduction, [bad, x])
+            assert same(got, abs(value)), f"{reduction} at {i}"
+            assert math.isfinite(clean)
 
 
 def test_no_finite_number_is_called_infinite(isa, dtype):
@@ -138,6 +148,20 @@ def test_squares_neither_overflow_nor_vanish(isa):
     assert reduce_all(isa, "sum_squares", [huge]) == [math.fsum(x * x for x in huge.tolist())]
     tiny = torch.tensor([1e-45, 1e-40, -3e-39])
     assert reduce_all(isa, "sum_squares", [tiny]) == [math.fsum(x * x for x in tiny.tolist())]
+
+
+@pytest.mark.parametrize("n", [1, 9, 63, 513, CHUNK + 7])
+def test_the_largest_element_anywhere_is_found(isa, dtype, n):
+    """The maximum of magnitudes sees every stream, lane and ragged end; the sign does not matter, and NaN wins."""
+    x = random(n, dtype)
+    largest = float(x.abs().max())
+    for i in sorted({0, n // 3, n // 2, n - 1, min(n - 1, CHUNK // 4), min(n - 1, CHUNK)}):
+        spiked = x.clone()
+        spiked[i] = -8 * largest
+        assert reduce_all(isa, "max_abs", [spiked]) == [8 * float(torch.tensor(largest, dtype=dtype))]
+        spiked[i] = math.nan
+        spiked[(i + 1) % n] = math.inf if n > 1 else math.nan
+        assert math.isnan(reduce_all(isa, "max_abs", [spiked])[0])
 
 
 @pytest.mark.parametrize("exchange", [True, False])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaudi3_rt import _core
+from gaudi3_rt.optim._batch import Rule
 
 THREADS = [1, 2, 3, 8]
 
@@ -156,7 +157,8 @@ def test_other_shapes_are_refused(kernel, exchange):
 @pytest.mark.parametrize("shift", [0, 1, 4])
 def test_overlapping_tensors_are_refused(kernel, shift):
     """Memory that would be written twice is an error that names both tensors, and nothing is written."""
-    for a, b in [(0, 0), (2, 2), (0, 2), (2, 0)]:
+    written = [j for j in range(len(operand_names(kernel))) if j != 1][:2]
+    for a, b in itertools.product(written, repeat=2):
         this = problem(kernel, [5, 5, 5])
         buffer = torch.ones(5 + shift)
         this.operands[a][0], this.operands[b][2] = buffer[:5], buffer[shift:]
@@ -194,7 +196,7 @@ def test_unknown_names_are_refused():
     listed = {name: ", ".join(names()) for name, names in [("kernel", _core.kernels), ("reduction", _core.reductions)]}
     tensor_list = _core.TensorList("scalar", torch.Tensor)
     with pytest.raises(ValueError, match=f"kernel 'nope'.*{listed['kernel']}"):
-        tensor_list.extend("nope", [], False, [], [])
+        tensor_list.extend(Rule("nope", []), [], [], [], [])
     with pytest.raises(ValueError, match=f"kernel 'nope'.*{listed['kernel']}"):
         _core.describe_kernel("nope")
     with pytest.raises(ValueError, match=f"kernel 'nope'.*{listed['kernel']}"):
@@ -213,14 +215,24 @@ def test_wrong_numbers_of_things_are_refused(kernel):
     """Errors of too few hyper-parameters, operands or tensors say what the kernel takes."""
     names = operand_names(kernel)
     hyper = _problems.hyper_of(kernel)
+    rule, keys = Rule(kernel, hyper), names[2:]
     this = problem(kernel, [5, 5])
     tensor_list = _core.TensorList("scalar", torch.Tensor)
     with pytest.raises(ValueError, match=re.escape(", ".join(_core.describe_kernel(kernel)["hyper"]))):
-        tensor_list.extend(kernel, hyper[1:], False, this.operands, this.steps)
-    with pytest.raises(ValueError, match=re.escape(", ".join(names))):
-        tensor_list.extend(kernel, hyper, False, this.operands[:-1], this.steps)
+        tensor_list.extend(Rule(kernel, hyper[1:]), keys, this.operands, this.steps, [0, 1])
+    with pytest.raises(ValueError, match=rf"{re.escape(', '.join(keys))}.* as many lists, got {len(names) - 1}"):
+        tensor_list.extend(rule, keys, this.operands[:-1], this.steps, [0, 1])
+    if keys:
+        with pytest.raises(ValueError, match=f"needs a list of {names[-1]}"):
+            tensor_list.extend(rule, keys[:-1], this.operands[:-1], this.steps, [0, 1])
+        with pytest.raises(ValueError, match=f"no use for a list of '{keys[0]}'"):
+            tensor_list.extend(rule, [*keys, keys[0]], [*this.operands, this.operands[0]], this.steps, [0, 1])
+    with pytest.raises(ValueError, match="no use for a list of 'nope'"):
+        tensor_list.extend(rule, [*keys, "nope"], [*this.operands, this.operands[0]], this.steps, [0, 1])
+    with pytest.raises(ValueError, match="every tensor needs a number"):
+        tensor_list.extend(rule, keys, this.operands, this.steps, [0])
     with pytest.raises(ValueError, match=f"list of {names[-1]} has 1 tensors.* steps 2"):
-        tensor_list.extend(kernel, hyper, False, [*this.operands[:-1], this.operands[-1][:1]], this.steps)
+        tensor_list.extend(rule, keys, [*this.operands[:-1], this.operands[-1][:1]], this.steps, [0, 1])
     assert len(tensor_list) == 0
     with pytest.raises(ValueError, match=re.escape(", ".join(_core.describe_kernel(kernel)["hyper"]))):
         _core.reference(kernel, hyper[1:], 1, [np.zeros(1)] * len(names))

@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+from _optimizers import EVERY_OPTION
+from _problems import hyper_of
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.library import opcheck
 
-from gaudi3_rt.optim import FusedAdamW
+from gaudi3_rt import _core
+from gaudi3_rt.optim import FusedAdamW, FusedEMA, functional
 
 
 @pytest.fixture(autouse=True)
@@ -34,21 +37,29 @@ def backward(model, seed):
     model(torch.randn(4, 9, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
 
 
-OPTIONS = {
-    "plain": {},
-    "clipping": {"max_grad_norm": 0.1},
-    "amsgrad": {"amsgrad": True, "max_grad_norm": 0.1},
-    "maximize": {"maximize": True},
-    "tensor lr": {"lr": torch.tensor(1e-2)},
-}
+CLIPPING = {"max_grad_norm": 0.1}
+OPTIONS = [
+    ("AdamW, defaults", {}),
+    ("AdamW, defaults", CLIPPING),
+    ("AdamW, amsgrad", CLIPPING),
+    ("AdamW, maximize", {}),
+    ("AdamW, tensor lr", {"lr": torch.tensor(1e-2)}),
+    ("Adam, weight decay", CLIPPING),
+    ("Adam, amsgrad", {}),
+    ("SGD, weight decay", CLIPPING),
+    ("SGD, dampening", {}),
+    ("SGD, nesterov", CLIPPING),
+    ("Lion, weight decay", CLIPPING),
+    ("Adagrad, lr_decay", {}),
+]
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_fifty_scheduler_steps_compile_once(backend, options):
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_fifty_scheduler_steps_compile_once(backend, name, options):
     """No graph break (fullgraph), one compilation, and the bits of the eager step."""
     models = [network(), network()]
-    optimizers = [FusedAdamW(m.parameters(), **{"lr": 1e-2, **copy.deepcopy(options)}) for m in models]
+    optimizers = [EVERY_OPTION[name].make(m.parameters(), **{"lr": 1e-2, **copy.deepcopy(options)}) for m in models]
     schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, 50) for o in optimizers]
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(optimizers[0].step, backend=counter, fullgraph=True)
@@ -196,27 +207,48 @@ def test_amp_attributes_in_a_compiled_step():
     assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
 
 
-def operands(kernel, n_states):
+def test_functional_forms_and_averages_in_a_compiled_function():
+    """They end the graph, without a warning, and do what they do uncompiled."""
+    results = []
+    for compiler in (lambda f: f, lambda f: torch.compile(f, backend="eager")):
+        params, sums, steps = [torch.ones(3)], [torch.zeros(3)], [torch.tensor(0.0)]
+        ema = FusedEMA(params, 0.5)
+
+        def finish(grad, params=params, sums=sums, steps=steps, ema=ema):
+            options = {"lr": 0.1, "weight_decay": 0.0, "lr_decay": 0.0, "eps": 1e-8, "maximize": False}
+            functional.adagrad(params, [grad * 2], sums, steps, **options)
+            ema.update()
+            return params[0].sum()
+
+        finish = compiler(finish)
+        sums_of_params = [finish(torch.arange(1.0, 4.0)) for _ in range(3)]
+        results.append([*params, *sums, *steps, *ema.averages, *sums_of_params])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def operands(kernel):
     """Arguments of step_ for three tensors."""
+    n_states = len(_core.describe_kernel(kernel)["state"])
     generator = torch.Generator().manual_seed(0)
     params, grads = ([torch.randn(s, generator=generator) for s in ((5, 7), (3,), ())] for _ in range(2))
     states = [torch.rand_like(p) for _ in range(n_states) for p in params]
     steps = [torch.tensor(float(i)) for i in range(3)]
-    hyper = torch.tensor([1e-3, 0.9, 0.999, 1e-8, 1e-2, 1.0], dtype=torch.float64)
-    return kernel, params, grads, states, steps, hyper
+    hyper = torch.tensor([*hyper_of(kernel), 1.0], dtype=torch.float64)
+    keys = " ".join(_core.describe_kernel(kernel)["state"])
+    return kernel, keys, params, grads, states, steps, hyper
 
 
-@pytest.mark.parametrize(("kernel", "n_states"), [("adamw", 2), ("adamw_amsgrad", 3)])
-def test_opcheck_of_the_step(kernel, n_states):
+def test_opcheck_of_the_step(kernel):
     """Schema, fake kernel, autograd registration and AOT dispatch are what torch expects of an operator."""
-    opcheck(torch.ops.gaudi3_rt.step_, operands(kernel, n_states))
+    opcheck(torch.ops.gaudi3_rt.step_, operands(kernel))
     factors = {"grad_factor": torch.tensor(0.5, dtype=torch.float64), "found_inf": torch.tensor(0.0)}
-    opcheck(torch.ops.gaudi3_rt.step_, operands(kernel, n_states), factors)
+    opcheck(torch.ops.gaudi3_rt.step_, operands(kernel), factors)
 
 
 def test_opcheck_of_the_others():
     """The same for the operators that read."""
     optimizer = FusedAdamW([torch.nn.Parameter(torch.ones(3))], max_grad_norm=1.0)
+    optimizer._list_for_trace()
     anchor = torch.ones(2)
     opcheck(torch.ops.gaudi3_rt.sum_squares, ([torch.randn(5, 7), torch.randn(3)],))
     opcheck(torch.ops.gaudi3_rt.group_hyper, (anchor, optimizer._name, 0))
@@ -226,12 +258,12 @@ def test_opcheck_of_the_others():
 
 def test_the_step_operator_refuses_what_does_not_fit():
     """Lists of the wrong length, unknown kernels: a sentence, and nothing written."""
-    kernel, params, grads, states, steps, hyper = operands("adamw", 2)
+    kernel, keys, params, grads, states, steps, hyper = operands("adamw")
     before = [p.clone() for p in params]
-    with pytest.raises(ValueError, match="keeps 2 states per parameter: expected 6 tensors, got 5"):
-        torch.ops.gaudi3_rt.step_(kernel, params, grads, states[:-1], steps, hyper)
-    with pytest.raises(ValueError, match="unknown kernel 'adam'; known: adamw"):
-        torch.ops.gaudi3_rt.step_("adam", params, grads, states, steps, hyper)
+    with pytest.raises(ValueError, match=r"3 parameters with the keys .* have 6 tensors of state, got 5"):
+        torch.ops.gaudi3_rt.step_(kernel, keys, params, grads, states[:-1], steps, hyper)
+    with pytest.raises(ValueError, match=r"unknown kernel 'nope'; known: .*adamw"):
+        torch.ops.gaudi3_rt.step_("nope", keys, params, grads, states, steps, hyper)
     with pytest.raises(ValueError, match=r"takes the hyper-parameters \(lr, beta1"):
-        torch.ops.gaudi3_rt.step_(kernel, params, grads, states, steps, hyper[1:])
+        torch.ops.gaudi3_rt.step_(kernel, keys, params, grads, states, steps, hyper[1:])
     assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))

@@ -1,46 +1,16 @@
 """Two processes over gloo: DTensor shards, FSDP, ZeroRedundancyOptimizer."""
 
 import copy
-import os
-import warnings
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from _optimizers import EVERY_KERNEL
+from _ranks import WORLD, run_on_ranks, tensors
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
 
-from gaudi3_rt.optim import FusedAdamW
-
-WORLD = 2
-
-
-def start(rank, scenario, directory):
-    """Entry point of each process: a process group that lives in a file, on the loopback interface."""
-    warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # raised by torch's imports of its own modules
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=WORLD)
-    try:
-        scenario(rank)
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-def run(scenario, directory):
-    """Runs a function of the rank in two processes; an exception in one of them fails the test."""
-    mp.spawn(start, (scenario, str(directory)), nprocs=WORLD)
-
-
-def tensors(seed, *shapes):
-    """Equal random tensors on every rank."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator) for shape in shapes]
-
+from gaudi3_rt.optim import FusedAdamW, FusedEMA, FusedMuon
 
 SHAPES = [(5, 3), (1, 4), (7,), (6, 2), ()]
 PLACEMENTS = [Shard(0), Shard(0), Shard(0), Shard(1), Replicate()]
@@ -48,6 +18,12 @@ PLACEMENTS = [Shard(0), Shard(0), Shard(0), Shard(1), Replicate()]
 
 def sharded_steps(rank):
     """Uneven shards, an empty shard (dim 0 of size 1 over two ranks), replicated and plain parameters in one step."""
+    for case in EVERY_KERNEL.values():
+        steps_of_shards(rank, case)
+
+
+def steps_of_shards(rank, case):
+    """The same for one optimizer."""
     mesh = init_device_mesh("cpu", (WORLD,))
     values = tensors(0, *SHAPES)
     sharded = [torch.nn.Parameter(distribute_tensor(v, mesh, [p])) for v, p in zip(values, PLACEMENTS, strict=True)] + [
@@ -56,8 +32,8 @@ def sharded_steps(rank):
     whole = [torch.nn.Parameter(v.clone()) for v in values] + [torch.nn.Parameter(torch.ones(3))]
     if rank == 1:
         assert sharded[1].to_local().numel() == 0
-    a = FusedAdamW(sharded, lr=1e-2, max_grad_norm=0.7)
-    b = FusedAdamW(whole, lr=1e-2, max_grad_norm=0.7)
+    a = case.make(sharded, lr=1e-2, max_grad_norm=0.7)
+    b = case.make(whole, lr=1e-2, max_grad_norm=0.7)
     for step in range(20):
         grads = tensors(step + 1, *SHAPES, (3,))
         for p, q, g in zip(sharded, whole, grads, strict=True):
@@ -71,10 +47,11 @@ def sharded_steps(rank):
     for p, q in zip(sharded, whole, strict=True):
         full = p.full_tensor() if isinstance(p, DTensor) else p
         torch.testing.assert_close(full, q, rtol=0, atol=1e-6)
-    moment = a.state[sharded[0]]["exp_avg"]
-    assert isinstance(moment, DTensor)
-    assert moment.placements == sharded[0].placements
-    torch.testing.assert_close(moment.full_tensor(), b.state[whole[0]]["exp_avg"])
+    for key in sorted(a.state[sharded[0]].keys() - {"step"}):  # collective calls: in the same order on every rank
+        moment = a.state[sharded[0]][key]
+        assert isinstance(moment, DTensor)
+        assert moment.placements == sharded[0].placements
+        torch.testing.assert_close(moment.full_tensor(), b.state[whole[0]][key])
 
 
 def sharded_state_dict(_rank):
@@ -95,6 +72,25 @@ def sharded_state_dict(_rank):
         elif step > 2:
             b.step()
     assert torch.equal(first.to_local(), second.to_local())
+
+
+def sharded_averages(_rank):
+    """Averages of shards are placed like them and are those of the whole parameter."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    whole = tensors(0, (5, 3))
+    sharded = [torch.nn.Parameter(distribute_tensor(whole[0].clone(), mesh, [Shard(0)]))]
+    a, b = FusedEMA(sharded, 0.9), FusedEMA(whole, 0.9)
+    for step in range(3):
+        (value,) = tensors(step + 1, (5, 3))
+        whole[0].copy_(value)
+        with torch.no_grad():
+            sharded[0].copy_(distribute_tensor(value, mesh, [Shard(0)]))
+        a.update()
+        b.update()
+    assert torch.equal(a.averages[0].full_tensor(), b.averages[0])
+    with a.swap():
+        assert torch.equal(sharded[0].full_tensor(), b.averages[0])
+    assert torch.equal(sharded[0].full_tensor(), whole[0])
 
 
 def refusals(_rank):
@@ -156,19 +152,40 @@ def zero_redundancy(_rank):
         ZeroRedundancyOptimizer(model.parameters(), FusedAdamW, lr=1e-2, max_grad_norm=1.0)
 
 
-SCENARIOS = [sharded_steps, sharded_state_dict, refusals, fully_sharded, zero_redundancy]
+def sharded_matrices(rank):
+    """Muon over shards by rows, by columns, uneven and empty ones, has the bits of Muon over whole matrices."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    shapes, placements = [(5, 3), (1, 4), (6, 2), (3, 7)], [Shard(0), Shard(0), Shard(1), Replicate()]
+    values = tensors(0, *shapes)
+    sharded = [torch.nn.Parameter(distribute_tensor(v, mesh, [p])) for v, p in zip(values, placements, strict=True)]
+    whole = [torch.nn.Parameter(v.clone()) for v in values]
+    if rank == 1:
+        assert sharded[1].to_local().numel() == 0
+    a, b = FusedMuon(sharded, lr=1e-2, max_grad_norm=1e6), FusedMuon(whole, lr=1e-2, max_grad_norm=1e6)
+    for step in range(10):
+        for p, q, g in zip(sharded, whole, tensors(step + 1, *shapes), strict=True):
+            q.grad = g
+            p.grad = distribute_tensor(g, mesh, [Replicate()] if step % 2 else p.placements)
+        a.step()
+        b.step()
+        torch.testing.assert_close(a.last_grad_norm, b.last_grad_norm, rtol=1e-6, atol=0)
+    for p, q in zip(sharded, whole, strict=True):
+        assert torch.equal(p.full_tensor(), q)
+        assert a.state[p]["momentum_buffer"].placements == p.placements
+        assert torch.equal(a.state[p]["momentum_buffer"].full_tensor(), b.state[q]["momentum_buffer"])
 
 
-def all_scenarios(rank):
-    """One after another: starting processes is what takes time."""
-    for scenario in SCENARIOS:
-        try:
-            scenario(rank)
-        except Exception as error:  # noqa: PERF203 (five scenarios)
-            error.add_note(f"in {scenario.__name__}: {scenario.__doc__}")
-            raise
+SCENARIOS = [
+    sharded_steps,
+    sharded_averages,
+    sharded_state_dict,
+    refusals,
+    fully_sharded,
+    zero_redundancy,
+    sharded_matrices,
+]
 
 
 def test_two_processes(tmp_path):
     """Every scenario above, on two ranks."""
-    run(all_scenarios, tmp_path)
+    run_on_ranks(SCENARIOS, tmp_path)

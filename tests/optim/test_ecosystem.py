@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from _optimizers import EVERY_KERNEL
 from torch.optim import lr_scheduler, swa_utils
 
 from gaudi3_rt.optim import FusedAdamW
@@ -45,6 +46,27 @@ def test_schedulers(make, tensor_lr):
             if step < 29:
                 scheduler.step()
         assert [float(r) for r in schedulers[0].get_last_lr()] == [float(r) for r in schedulers[1].get_last_lr()]
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
+def test_schedulers_of_momentum(name):
+    """Those that change SGD's momentum too."""
+    case = EVERY_KERNEL["SGD, nesterov"]
+    models = [network(), network()]
+    optimizers = [make(m.parameters(), lr=1e-2) for m, make in zip(models, (case.make, case.reference), strict=True)]
+    schedulers = [SCHEDULERS[name](o) for o in optimizers]
+    seen = set()
+    for step in range(29):
+        x = torch.randn(4, 8, generator=torch.Generator().manual_seed(step))
+        for model, optimizer, scheduler in zip(models, optimizers, schedulers, strict=True):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+            scheduler.step()
+        seen.add(optimizers[0].param_groups[0]["momentum"])
+    assert len(seen) > 3
     for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
 

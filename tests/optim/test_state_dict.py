@@ -7,26 +7,11 @@ import pickle
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from _optimizers import EVERY_KERNEL, every_class, every_kernel, parameters, train
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from gaudi3_rt.optim import FusedAdamW
-
-CLASSES = {"ours": FusedAdamW, "torch": torch.optim.AdamW}
-
-
-def train(params, optimizer, steps, first=0):
-    """Steps with random gradients that depend only on the step's number."""
-    for step in range(first, first + steps):
-        generator = torch.Generator().manual_seed(step)
-        for p in params:
-            p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
-        optimizer.step()
-
-
-def parameters(dtype=torch.float32):
-    """Equal parameters at each call."""
-    generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in ((4, 6), (7,), ())]
+from gaudi3_rt import _core
+from gaudi3_rt.optim import FusedAdamW, FusedSGD
 
 
 def through_torch_save(state_dict, **options):
@@ -45,36 +30,37 @@ TRIPS = {
 }
 
 
-@pytest.mark.parametrize("amsgrad", [False, True])
+@every_kernel
 @pytest.mark.parametrize("trip", TRIPS.values(), ids=TRIPS)
 @pytest.mark.parametrize(("source", "target"), [("ours", "torch"), ("torch", "ours"), ("ours", "ours")])
-def test_training_goes_on_after_loading_into_either_class(source, target, trip, amsgrad):
+def test_training_goes_on_after_loading_into_either_class(case, source, target, trip):
     """30 steps, a round trip, 30 more: as if nothing had happened in between."""
+    classes = {"ours": case.bare, "torch": case.theirs}
     params = parameters()
-    optimizer = CLASSES[source](params, lr=1e-2, amsgrad=amsgrad)
+    optimizer = classes[source](params, **{**case.options, "lr": 1e-2})
     train(params, optimizer, 30)
     copied = copy.deepcopy(params)
-    resumed = CLASSES[target](copied, lr=0.5)
+    resumed = classes[target](copied, lr=0.5)
     resumed.load_state_dict(trip(optimizer.state_dict()))
     train(params, optimizer, 30, first=30)
     train(copied, resumed, 30, first=30)
     for p, q in zip(params, copied, strict=True):
         if source == target:
             assert torch.equal(p, q)
-        else:
-            torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
-        assert float(resumed.state[q]["step"]) == 60
+        if case.ours is not FusedSGD:  # its state_dict has no counters
+            assert float(resumed.state[q]["step"]) == 60
+    case.assert_close(params, copied, 1e-5)
 
 
-@pytest.mark.parametrize("amsgrad", [False, True])
+@every_kernel
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_schema_is_that_of_torch(amsgrad, dtype):
+def test_schema_is_that_of_torch(case, dtype):
     """Same keys in the same order, same types, dtypes, shapes and devices, in the groups and in the state."""
     described = []
-    for cls in CLASSES.values():
+    for make in (case.make, case.reference):
         params = parameters(dtype)
-        optimizer = cls([{"params": params[:1]}, {"params": params[1:], "lr": 1e-2}], amsgrad=amsgrad)
-        empty = optimizer.state_dict()["state"]
+        optimizer = make([{"params": params[:1]}, {"params": params[1:], "lr": 1e-2}])
+        at_first = [(i, list(entry)) for i, entry in optimizer.state_dict()["state"].items()]
         train(params, optimizer, 2)
         state_dict = optimizer.state_dict()
         state = {
@@ -82,7 +68,7 @@ def test_schema_is_that_of_torch(amsgrad, dtype):
             for index, entry in state_dict["state"].items()
         }
         groups = [[(key, type(value), value) for key, value in group.items()] for group in state_dict["param_groups"]]
-        described.append((empty, list(state_dict), state, groups))
+        described.append((at_first, list(state_dict), state, groups))
     assert described[0] == described[1]
 
 
@@ -105,14 +91,19 @@ def test_state_keeps_its_dtype():
         assert dtypes == [torch.float32, torch.float32, torch.float16]
 
 
-def test_deepcopy_and_pickle_of_the_optimizer_go_on_alike():
+@every_kernel
+def test_deepcopy_and_pickle_of_the_optimizer_go_on_alike(case):
     """A copy has its own state and the same options, also those that torch does not know."""
     params = parameters()
-    optimizer = FusedAdamW(params, lr=1e-2, max_grad_norm=0.5)
+    optimizer = case.make(params, lr=1e-2, max_grad_norm=0.5)
     train(params, optimizer, 5)
     # The parameters travel inside, so that the copies belong to copied parameters.
     for copied in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):  # noqa: S301 (our own bytes)
         assert copied.max_grad_norm == 0.5
+        saved, of_copy = (
+            {index: list(entry) for index, entry in one.state_dict()["state"].items()} for one in (optimizer, copied)
+        )
+        assert saved == of_copy
         theirs = [p for group in copied.param_groups for p in group["params"]]
         before = [p.detach().clone() for p in params]
         train(theirs, copied, 5, first=5)
@@ -121,15 +112,17 @@ def test_deepcopy_and_pickle_of_the_optimizer_go_on_alike():
         own_params = [p for group in own.param_groups for p in group["params"]]
         train(own_params, own, 5, first=5)
         assert all(torch.equal(p, q) for p, q in zip(theirs, own_params, strict=True))
+        assert [float(copied.state[p]["step"]) for p in theirs] == [10, 10, 10]
         assert float(copied.last_grad_norm) > 0
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # one process is what is tested
-def test_distributed_checkpoint(tmp_path):
+@every_class
+def test_distributed_checkpoint(case, tmp_path):
     """torch.distributed.checkpoint saves from one class and loads into the other."""
     torch.manual_seed(0)
     models = [torch.nn.Linear(5, 3) for _ in range(2)]
-    saved, loaded = FusedAdamW(models[0].parameters(), lr=1e-2), torch.optim.AdamW(models[1].parameters())
+    saved, loaded = case.make(models[0].parameters(), lr=1e-2), case.reference(models[1].parameters())
     for (source, optimizer), (target, other) in (
         ((models[0], saved), (models[1], loaded)),
         ((models[1], loaded), (models[0], saved)),
@@ -141,8 +134,10 @@ def test_distributed_checkpoint(tmp_path):
         dcp.load(incoming, checkpoint_id=path, no_dist=True)
         set_optimizer_state_dict(target, other, incoming)
         for p, q in zip(source.parameters(), target.parameters(), strict=True):
-            for key, value in optimizer.state[p].items():
-                assert torch.equal(value, other.state[q][key]), key
+            shared = optimizer.state[p].keys() & other.state[q].keys()
+            assert shared >= set(_core.describe_kernel(saved._kernel(saved.param_groups[0]))["state"])
+            for key in shared:
+                assert torch.equal(optimizer.state[p][key], other.state[q][key]), key
 
 
 def test_loading_changes_hyper_parameters_but_not_max_grad_norm():
@@ -196,6 +191,37 @@ BAD = {
         "differentiable=True",
     ),
 }
+
+
+def without_options(state_dict, *names):
+    """Groups as they were saved before torch had these options."""
+    for group in state_dict["param_groups"]:
+        for name in names:
+            del group[name]
+    return state_dict
+
+
+OLD = {
+    "AdamW, defaults": ("amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused"),
+    "SGD, dampening": ("nesterov", "maximize", "foreach", "differentiable", "fused"),
+    "Lion, weight decay": ("maximize",),
+    "Adagrad, lr_decay": ("maximize", "foreach", "differentiable", "fused"),
+}
+
+
+@pytest.mark.parametrize(("name", "options"), OLD.items())
+def test_checkpoints_that_are_older_than_some_options_load(name, options):
+    """They get the values that torch gives them, and training goes on."""
+    case = EVERY_KERNEL[name]
+    params = parameters()
+    optimizer = case.make(params)
+    train(params, optimizer, 3)
+    copied = copy.deepcopy(params)
+    resumed = case.make(copied)
+    resumed.load_state_dict(without_options(copy.deepcopy(optimizer.state_dict()), *options))
+    for some, one in ((params, optimizer), (copied, resumed)):
+        train(some, one, 3, first=3)
+    assert all(torch.equal(p, q) for p, q in zip(params, copied, strict=True))
 
 
 @pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)

@@ -5,15 +5,16 @@ import logging
 
 import pytest
 import torch
+from _optimizers import EVERY_KERNEL, every_class, every_kernel
 
-from gaudi3_rt.optim import FusedAdamW, _batch
+from gaudi3_rt.optim import FusedAdagrad, FusedAdamW, _batch
 
 
-def step_both(make, steps=5, **options):
-    """Steps what ``make`` makes, parameters with gradients, with us and with torch, and compares."""
+def step_both(make, case=EVERY_KERNEL["AdamW, defaults"]):
+    """Takes five steps of what ``make`` makes, parameters with gradients, with us and with torch, and compares."""
     ours, theirs = make(), make()
-    a, b = FusedAdamW(ours, lr=1e-2, **options), torch.optim.AdamW(theirs, lr=1e-2, **options)
-    for _ in range(steps):
+    a, b = case.make(ours, lr=1e-2), case.reference(theirs, lr=1e-2)
+    for _ in range(5):
         a.step()
         b.step()
     for p, q in zip(ours, theirs, strict=True):
@@ -45,11 +46,11 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("amsgrad", [False, True])
+@every_kernel
 @pytest.mark.parametrize("make", SHAPES.values(), ids=SHAPES)
-def test_any_layout_is_stepped_as_in_torch(make, amsgrad):
+def test_any_layout_is_stepped_as_in_torch(case, make):
     """Right, in place, and with the strides that the tensor had."""
-    step_both(make, amsgrad=amsgrad)
+    step_both(make, case)
 
 
 def test_memory_around_a_view_is_not_touched():
@@ -63,13 +64,14 @@ def test_memory_around_a_view_is_not_touched():
         assert (buffer[inside] != 7).all()
 
 
-def test_parameters_without_gradient_are_left_alone():
+@every_kernel
+def test_parameters_without_gradient_are_left_alone(case):
     """No update, no state, no new version; they may get a gradient later."""
     params = [with_grad(torch.ones(3)), torch.nn.Parameter(torch.ones(4)), with_grad(torch.ones(5))]
-    optimizer = FusedAdamW(params)
+    optimizer = case.make(params)
     version = params[1]._version
     optimizer.step()
-    assert params[1] not in optimizer.state
+    assert params[1] not in optimizer.state or case.ours is FusedAdagrad  # its constructor makes state
     assert params[1]._version == version
     assert torch.equal(params[1], torch.ones(4))
     params[1].grad = torch.ones(4)
@@ -79,7 +81,8 @@ def test_parameters_without_gradient_are_left_alone():
 
 @pytest.mark.parametrize("param_dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("grad_dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_gradients_of_another_dtype(param_dtype, grad_dtype):
+@every_class
+def test_gradients_of_another_dtype(case, param_dtype, grad_dtype):
     """The gradient is read in its own dtype, as float: the same as converting it first, without the copy."""
     values = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     p, q = (torch.nn.Parameter(torch.ones(1000, dtype=param_dtype)) for _ in range(2))
@@ -88,7 +91,7 @@ def test_gradients_of_another_dtype(param_dtype, grad_dtype):
     q.grad_dtype = None
     q.grad = values.to(grad_dtype).float()
     for param in (p, q):
-        optimizer = FusedAdamW([param], lr=1e-2)
+        optimizer = case.make([param], lr=1e-2)
         optimizer.step()
         optimizer.step()
     assert torch.equal(p, q)
@@ -136,23 +139,52 @@ def test_the_step_sees_tensors_that_were_swapped():
     assert torch.equal(old, before)
 
 
-def test_float64_goes_through_torch_operations_and_says_so_once(caplog):
+def test_a_list_of_tensors_of_every_kind():
+    """The operator takes lists in which some are dense, some are views and some are float64: each gets its own step."""
+    make = [
+        lambda: torch.ones(5),
+        lambda: torch.ones(10)[::2],
+        lambda: torch.full((3,), 2.0, dtype=torch.float64),
+        lambda: torch.ones(8)[1::3],
+    ]
+    params, alone = [m() for m in make], [m() for m in make]
+    grads = [torch.arange(1.0, p.numel() + 1).to(p.dtype) * (i + 1) for i, p in enumerate(params)]
+    hyper = torch.tensor([1e-2, 0.9, 0.999, 0.5, 0.1, 1.0], dtype=torch.float64)
+
+    def take(params, grads):
+        states = [torch.zeros_like(p) for _ in range(2) for p in params]
+        steps = [torch.zeros(()) for _ in params]
+        torch.ops.gaudi3_rt.step_("adamw", "exp_avg exp_avg_sq", params, grads, states, steps, hyper)
+
+    take(params, grads)
+    for p, g in zip(alone, grads, strict=True):
+        take([p], [g])
+    assert all(torch.equal(p, q) for p, q in zip(params, alone, strict=True))
+    assert not any(torch.equal(p, m()) for p, m in zip(params, make, strict=True))
+
+
+@every_kernel
+def test_float64_goes_through_torch_operations_and_says_so_once(case, caplog):
     """float64 parameters are stepped in float64; one log line for all of them, with the reason."""
     _batch._announced.clear()
+    doubles = [torch.ones(5, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)]
     with caplog.at_level(logging.WARNING, logger="gaudi3_rt"):
         for _ in range(2):
-            step_both(lambda: [with_grad(torch.ones(5, dtype=torch.float64)), with_grad(torch.ones(5))])
+            step_both(lambda: [with_grad(x.clone()) for x in (*doubles, torch.ones(5))], case)
     (record,) = caplog.records
     assert "no kernel for torch.float64 tensors on device 'cpu'" in record.message
 
 
-def test_another_device_goes_through_torch_operations():
+@every_kernel
+def test_another_device_goes_through_torch_operations(case):
     """A device without kernels: the composite is used (here on meta tensors, which compute shapes only)."""
     p = torch.nn.Parameter(torch.ones(5, device="meta"))
     p.grad = torch.ones(5, device="meta")
-    optimizer = FusedAdamW([p])
+    optimizer = case.make([p])
     optimizer.step()
-    assert optimizer.state[p]["exp_avg"].device.type == "meta"
+    states = {key: state.device.type for key, state in optimizer.state[p].items()}
+    assert states.pop("step") == "cpu"
+    assert set(states.values()) <= {"meta"}
     assert float(optimizer.state[p]["step"]) == 1
 
 
@@ -189,15 +221,24 @@ BAD = {
 }
 
 
+@every_kernel
 @pytest.mark.parametrize(("make", "error", "message"), BAD.values(), ids=BAD)
-def test_what_cannot_be_stepped_is_refused_and_nothing_changes(make, error, message):
+def test_what_cannot_be_stepped_is_refused_and_nothing_changes(case, make, error, message):
     """One sentence names the parameter and the reason; no other parameter was stepped and no state was made."""
     good = with_grad(torch.ones(3))
-    optimizer = FusedAdamW([good, *make()])
+    optimizer = case.make([good, *make()])
+    at_first = copy.deepcopy(list(optimizer.state.values()))
     with pytest.raises(error, match=message):
         optimizer.step()
     assert torch.equal(good, torch.ones(3))
-    assert not optimizer.state
+    after = list(optimizer.state.values())
+    assert (
+        len(after)
+        == len(at_first)
+        == (0 if case.ours is not FusedAdagrad else len(optimizer.param_groups[0]["params"]))
+    )
+    for state, before in zip(after, at_first, strict=True):
+        assert all(torch.equal(state[key], before[key]) for key in state.keys() | before.keys())
 
 
 def test_state_of_the_wrong_shape_is_refused():
@@ -213,34 +254,43 @@ def test_state_of_the_wrong_shape_is_refused():
     assert torch.equal(p, before)
 
 
-def test_differentiable_is_refused():
+@every_class
+def test_differentiable_is_refused(case):
     """In the constructor and in a group that is added."""
-    with pytest.raises(ValueError, match="differentiable=True: FusedAdamW writes memory that autograd does not see"):
-        FusedAdamW([torch.nn.Parameter(torch.ones(1))], differentiable=True)
-    optimizer = FusedAdamW([torch.nn.Parameter(torch.ones(1))])
+    name = case.ours.__name__
+    if case.theirs.__module__.startswith("torch."):  # the others have no such argument
+        with pytest.raises(ValueError, match=f"differentiable=True: {name} writes memory that autograd does not see"):
+            case.make([torch.nn.Parameter(torch.ones(1))], differentiable=True)
+    optimizer = case.make([torch.nn.Parameter(torch.ones(1))])
     with pytest.raises(ValueError, match="differentiable=True"):
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "differentiable": True})
     assert len(optimizer.param_groups) == 1
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+BAD_OPTIONS = {
+    "AdamW, defaults": (
         {"lr": -1.0},
         {"eps": -1.0},
         {"betas": (1.0, 0.9)},
         {"betas": (0.9, -0.1)},
         {"weight_decay": -0.5},
         {"momentum": 0.9},
-    ],
-)
-def test_bad_options_are_refused_as_in_torch(options):
+    ),
+    "Adam, weight decay": ({"lr": -1.0}, {"betas": (1.0, 0.9)}, {"momentum": 0.9}),
+    "SGD, weight decay": ({"lr": -1.0}, {"momentum": -0.1}, {"nesterov": True}, {"betas": (0.9, 0.9)}),
+    "Adagrad, lr_decay": ({"lr": -1.0}, {"lr_decay": -1.0}, {"initial_accumulator_value": -1.0}, {"momentum": 0.9}),
+}
+
+
+@pytest.mark.parametrize(("name", "options"), [(name, bad) for name, all_bad in BAD_OPTIONS.items() for bad in all_bad])
+def test_bad_options_are_refused_as_in_torch(name, options):
     """The same error from the same check."""
+    case = EVERY_KERNEL[name]
     errors = []
-    for cls in (FusedAdamW, torch.optim.AdamW):
+    for make in (case.make, case.reference):
         with pytest.raises((ValueError, TypeError)) as caught:
-            cls([torch.nn.Parameter(torch.ones(1))], **options)
-        errors.append((caught.type, str(caught.value).replace("FusedAdamW", "AdamW")))
+            make([torch.nn.Parameter(torch.ones(1))], **options)
+        errors.append((caught.type, str(caught.value).replace("Fused", "")))
     assert errors[0] == errors[1]
 
 

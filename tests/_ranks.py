@@ -1,0 +1,49 @@
+"""Two processes over gloo, for tests of what is sharded."""
+
+import os
+import sys
+import warnings
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+WORLD = 2
+
+
+def _start(rank, scenarios, directory):
+    """Entry point of each process: a process group that lives in a file, on the loopback interface."""
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # raised by torch's imports of its own modules
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=WORLD)
+    try:
+        for scenario in scenarios:
+            try:
+                scenario(rank)
+            except Exception as error:  # noqa: PERF203 (a handful of scenarios)
+                error.add_note(f"in {scenario.__name__}: {scenario.__doc__}")
+                raise
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+    # Not through the interpreter's shutdown: a thread of torch that then still waits for the GIL is ended in the middle
+    # of C++, which now and then aborts the process ("terminate called without an active exception").
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def run_on_ranks(scenarios, directory):
+    """Runs functions of the rank one after another in two processes; an exception in one of them fails the test.
+
+    All in the same processes, because starting them is what takes time.
+    """
+    mp.spawn(_start, (scenarios, str(directory)), nprocs=WORLD)
+
+
+def tensors(seed, *shapes):
+    """Equal random tensors on every rank."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
