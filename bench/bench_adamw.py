@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from harness import LIMIT, OURS, TORCH, Lab, Rival, Row, Wanted, Workload, busy_processes
+from harness import LIMIT, OURS, TORCH, Lab, Rival, Row, Wanted, Workload, busy_processes, excess
 from memory_limit import MemoryLimit
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -50,8 +50,8 @@ class Contest:
         """Fails unless the parameters agree: to rounding in float32, to the last place where stored in less."""
         rtol, atol = (1e-6, 1e-6) if self.workload.dtype is torch.float32 else (2.0**-7, 1e-5)
         for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
-            excess = (p.detach() - q.detach()).abs_().sub_(q.detach().abs().mul_(rtol)).max().item()
-            assert excess <= atol, f"parameter {i} differs from torch's after one step: {excess} more than {rtol} of it"
+            beyond = excess(p, q, rtol)
+            assert beyond <= atol, f"parameter {i} differs from torch's after one step: {beyond} more than {rtol} of it"
 
     def limit(self, library: ctypes.CDLL, optimizer: torch.optim.Optimizer) -> MemoryLimit:
         """The memory limit over the tensors of an optimizer that has made its state.

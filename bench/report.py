@@ -83,10 +83,11 @@ def table(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
     cells = [COLUMNS, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([_caption(machine), "", *lines, "", LEGEND])
+    return "\n".join([caption(machine), "", *lines, "", LEGEND])
 
 
-def _caption(machine: Mapping[str, Any]) -> str:
+def caption(machine: Mapping[str, Any]) -> str:
+    """Machine, versions and commit in one line."""
     commit = machine["commit"] + (" with changes" if machine["dirty"] else "")
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['isa']}, "
@@ -112,10 +113,11 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _milliseconds(row: Row, name: str) -> str:
     seconds = row.samples.get(name)
-    return "-" if seconds is None else f"{_short(statistics.median(seconds))} [{_short(min(seconds))}]"
+    return "-" if seconds is None else f"{short(statistics.median(seconds))} [{short(min(seconds))}]"
 
 
-def _short(seconds: float) -> str:
+def short(seconds: float) -> str:
+    """Milliseconds with three digits."""
     ms = 1e3 * seconds
     return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
 
@@ -137,18 +139,24 @@ def write(rows: Sequence[Row], machine: Mapping[str, Any], directory: Path, *, k
     Returns:
         The files.
     """
-    stems = [directory / "bench"]
-    if keep:
-        dirty = "-changed" if machine["dirty"] else ""
-        stems.append(HERE / "results" / f"{machine['date'][:10]}-{machine['commit']}{dirty}")
     written = []
-    for stem in stems:
-        stem.parent.mkdir(parents=True, exist_ok=True)
+    for stem in stems("bench", machine, directory, keep=keep):
         data, picture = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
         data.write_text(json.dumps({"machine": machine, "rows": [_as_dict(row) for row in rows]}, indent=1) + "\n")
         _chart(rows, machine).savefig(picture, dpi=110)
         written += [data, picture]
     return written
+
+
+def stems(name: str, machine: Mapping[str, Any], directory: Path, *, keep: bool) -> list[Path]:
+    """Where a run leaves its files, without suffix: in ``directory``, which is made, and where results are kept."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found = [directory / name]
+    if keep:
+        changed = "-changed" if machine["dirty"] else ""
+        suffix = "" if name == "bench" else f"-{name}"
+        found.append(HERE / "results" / f"{machine['date'][:10]}-{machine['commit']}{changed}{suffix}")
+    return found
 
 
 def _as_dict(row: Row) -> dict[str, Any]:
@@ -178,16 +186,16 @@ def _chart(rows: Sequence[Row], machine: Mapping[str, Any]) -> Figure:
     for i, (row, speed) in enumerate(drawn):
         theirs = statistics.median(row.samples[row.rival])
         bars = [
-            (f"{row.rival}  {_short(theirs)} ms", 1.0, "#b8bcc4"),
+            (f"{row.rival}  {short(theirs)} ms", 1.0, "#b8bcc4"),
             (
-                f"ours  {_short(statistics.median(row.samples[row.ours]))} ms  {speed.median:.2f}x",
+                f"ours  {short(statistics.median(row.samples[row.ours]))} ms  {speed.median:.2f}x",
                 1 / speed.median,
                 "#1f6fb4",
             ),
         ]
         if row.possible_speed is not None:
             possible = row.possible_speed.median
-            limit = _short(statistics.median(row.samples[LIMIT]))
+            limit = short(statistics.median(row.samples[LIMIT]))
             bars.append((f"limit  {limit} ms  {possible:.2f}x", 1 / possible, "#e3b23c"))
         for j, (label, length, color) in enumerate(bars):
             y = i + 0.27 * (j - 1)
@@ -199,5 +207,5 @@ def _chart(rows: Sequence[Row], machine: Mapping[str, Any]) -> Figure:
     axes.set_xlim(0, 1.25 * longest)
     axes.set_xlabel(f"time relative to the rival's (shorter is better); x: how many times faster than it\n{WORKLOADS}")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("FusedAdamW against torch and the memory limit\n" + _caption(machine), fontsize=9)
+    figure.suptitle("FusedAdamW against torch and the memory limit\n" + caption(machine), fontsize=9)
     return figure
