@@ -21,13 +21,11 @@ what was done.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import dataclasses
 import json
 import math
 import os
-import platform
 import signal
 import statistics
 import sys
@@ -39,17 +37,27 @@ from types import FrameType, TracebackType
 
 import torch
 from matplotlib.figure import Figure
-from stdlib_model import LONGEST_CONTEXT, Transformer, read_text, windows
+from stdlib_model import LONGEST_CONTEXT, Transformer, read_text
+from stdlib_training import (
+    clear_frame,
+    decay_groups,
+    draw_batch,
+    machine,
+    make_folder,
+    positive,
+    schedule,
+    validate,
+    whole,
+)
 from torch import Tensor, nn
 from tqdm import tqdm
 from typing_extensions import Self
 
-import gaudi3_rt
 from gaudi3_rt.optim import FusedAdamW
 
-VALIDATION_WINDOWS = 256
 LAST_STEPS = 20  # the final train loss is their mean: single batches differ more than the runs do
 PRINT_EVERY = 10
+BETAS = (0.9, 0.95)
 NAMES = {"torch": "torch.optim.AdamW", "gaudi3_rt": "FusedAdamW"}
 TAILS = {"torch": "clip_grad_norm_ + torch.optim.AdamW(fused=True)", "gaudi3_rt": "FusedAdamW(max_grad_norm=...)"}
 
@@ -106,7 +114,7 @@ class Run:
         self.model = model
         self.optimizer = optimizer
         self.tail = tail
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps))
+        self.scheduler = schedule(optimizer, steps)
         self.losses: list[float] = []
         self.tail_ms: list[float] = []
         self.step_ms: list[float] = []
@@ -126,29 +134,13 @@ class Run:
         self.step_ms.append(1e3 * (time.perf_counter() - start))
 
 
-def lr_factor(step: int, steps: int) -> float:
-    """Linear warm-up over the first twentieth, then half a cosine down to a tenth."""
-    warm_up = max(1, steps // 20)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.55 + 0.45 * math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))
-
-
 def start_runs(settings: Settings) -> dict[str, Run]:
     """Both runs, with equal weights."""
-
-    def groups(model: nn.Module) -> list[dict[str, object]]:
-        parameters = list(model.parameters())
-        return [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-
     torch.manual_seed(settings.seed)
     model = Transformer(settings.width, settings.layers, settings.heads)
     reference = copy.deepcopy(model)
-    adamw = torch.optim.AdamW(groups(reference), settings.lr, (0.9, 0.95), fused=True)
-    fused = FusedAdamW(groups(model), settings.lr, (0.9, 0.95), max_grad_norm=settings.max_grad_norm)
+    adamw = torch.optim.AdamW(decay_groups(reference), settings.lr, BETAS, fused=True)
+    fused = FusedAdamW(decay_groups(model), settings.lr, BETAS, max_grad_norm=settings.max_grad_norm)
 
     def clip_and_step() -> None:
         nn.utils.clip_grad_norm_(reference.parameters(), settings.max_grad_norm)
@@ -189,8 +181,7 @@ def train(runs: dict[str, Run], text: Tensor, settings: Settings) -> bool:
     layout = "{n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"  # tqdm's own is cut off at 80 columns
     with Interrupt() as interrupt, tqdm(total=settings.steps, disable=not drawn, bar_format=layout) as bar:
         for done in range(1, settings.steps + 1):
-            starts = torch.randint(len(text) - settings.context, (settings.batch_size,), generator=generator)
-            inputs, targets = windows(text, starts, settings.context)
+            inputs, targets = draw_batch(text, settings.batch_size, settings.context, generator)
             for name, run in runs.items():
                 run.step(inputs, targets)
                 if not math.isfinite(run.losses[-1]):
@@ -213,14 +204,6 @@ def train(runs: dict[str, Run], text: Tensor, settings: Settings) -> bool:
 # The report
 
 
-@torch.no_grad()
-def validate(model: nn.Module, text: Tensor, settings: Settings) -> float:
-    """The mean loss over windows that are spread evenly over the text."""
-    starts = torch.linspace(0, len(text) - settings.context - 1, VALIDATION_WINDOWS).long()
-    losses = [model(*windows(text, part, settings.context)) for part in torch.split(starts, 32)]
-    return torch.stack(losses).mean().item()
-
-
 def summarise(run: Run, validation: Tensor, settings: Settings) -> Result:
     """The numbers of one run."""
     return Result(
@@ -228,7 +211,7 @@ def summarise(run: Run, validation: Tensor, settings: Settings) -> Result:
         tail_ms=run.tail_ms,
         step_ms=run.step_ms,
         train_loss=statistics.fmean(run.losses[-LAST_STEPS:]),
-        validation_loss=validate(run.model, validation, settings),
+        validation_loss=validate(run.model, validation, settings.context),
         tail_median_ms=statistics.median(run.tail_ms),
         tail_total_s=sum(run.tail_ms) / 1e3,
         tokens_per_s=len(run.losses) * settings.batch_size * settings.context / (sum(run.step_ms) / 1e3),
@@ -301,8 +284,7 @@ def plot(results: dict[str, Result], path: Path) -> None:
         right.set_xlabel(f"step ({above} of {len(every)} points lie above the frame)")
     right.legend(loc="upper right", framealpha=0.9, edgecolor="none")
     for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        clear_frame(axes)
     figure.savefig(path, dpi=120, format="png")
 
 
@@ -311,18 +293,8 @@ def report(runs: dict[str, Run], validation: Tensor, settings: Settings) -> None
     results = {name: summarise(run, validation, settings) for name, run in runs.items()}
     comparison = compare(*results.values())
     print(table(results, comparison))
-    build = gaudi3_rt.build_info()
     facts = {
-        "machine": {
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "gaudi3_rt": gaudi3_rt.__version__,
-            "isa": build.isa,
-            "compiler": build.compiler,
-        },
+        "machine": machine(),
         "settings": {**dataclasses.asdict(settings), "out": str(settings.out)},
         "parameters": count_parameters(runs),
         "finished_steps": len(runs["torch"].losses),
@@ -341,29 +313,6 @@ def count_parameters(runs: dict[str, Run]) -> int:
 
 
 # The command line
-
-
-def whole(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
-    """A converter for argparse."""
-
-    def convert(text: str) -> int:
-        with contextlib.suppress(ValueError):
-            if low <= int(text) <= high:
-                return int(text)
-        allowed = f">= {low}" if high == 2**63 - 1 else f"from {low} to {high}"
-        msg = f"{text!r} given, must be a whole number {allowed}"
-        raise argparse.ArgumentTypeError(msg)
-
-    return convert
-
-
-def positive(text: str) -> float:
-    """A converter for argparse."""
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) < math.inf:
-            return float(text)
-    msg = f"{text!r} given, must be a finite number > 0"
-    raise argparse.ArgumentTypeError(msg)
 
 
 def parse(arguments: list[str] | None = None) -> Settings:
@@ -390,10 +339,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
             f"--width {settings.width} with --heads {settings.heads}: the width must be a multiple of "
             f"2 x heads = {2 * settings.heads}"
         )
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out {settings.out}: not a folder that can be written to ({error.strerror})")
+    make_folder(parser, settings.out)
     return settings
 
 
