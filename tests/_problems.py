@@ -16,7 +16,9 @@ from gaudi3_rt.optim._batch import Rule
 
 ROOT = Path(__file__).parent.parent
 TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-DTYPES = list(TORCH_DTYPES.values())  # those that need nothing besides; test_storage.py has the rest
+DTYPES = list(
+    TORCH_DTYPES.values()
+)  # those that need nothing besides; test_bf16_codecs.py and test_block_codecs.py have the rest
 
 # Around one and two registers of 4, 8 and 16 lanes and around a tile of 512; chunks have tests of their own.
 SIZES = [0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 511, 512, 513, 1000]

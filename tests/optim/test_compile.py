@@ -6,11 +6,12 @@ import pytest
 import torch
 from _optimizers import EVERY_OPTION
 from _problems import hyper_of
+from _training import assert_same, everything
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.library import opcheck
 
 from gaudi3_rt import _core
-from gaudi3_rt.optim import FusedAdamW, FusedEMA, functional
+from gaudi3_rt.optim import FusedAdamW, FusedEMA, FusedLAMB, FusedLARS, functional
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,36 @@ def test_fifty_scheduler_steps_compile_once(backend, name, options):
     assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
     assert optimizers[0].last_grad_norm == optimizers[1].last_grad_norm
     assert float(optimizers[0].state[models[0][0].weight]["step"]) == 50
+
+
+@pytest.mark.parametrize(
+    ("cls", "dtype", "options"),
+    [
+        (FusedAdamW, torch.bfloat16, {"rounding": "stochastic", "moments_dtype": torch.int8, "ema_decay": 0.9}),
+        (FusedAdamW, torch.bfloat16, {"master": "split", "moments_dtype": torch.float8_e4m3fn}),
+        (FusedLAMB, torch.float32, {"moments_dtype": (torch.bfloat16, torch.int8)}),
+        (FusedLARS, torch.bfloat16, {"master": "float32", "norm": "overlapped"}),
+    ],
+    ids=["stochastic int8", "split fp8", "LAMB", "LARS"],
+)
+def test_storage_is_that_of_the_eager_step(cls, dtype, options):
+    """Codes, scales and random bits too: equal bytes of everything, and one compilation over scheduler steps."""
+    torch.manual_seed(0)
+    start = [torch.randn(80, 256), torch.randn(7)]
+    both = [[torch.nn.Parameter(x.to(dtype, copy=True)) for x in start] for _ in range(2)]
+    optimizers = [cls(params, lr=1e-2, **{"max_grad_norm": 0.5, **options}) for params in both]
+    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, 50) for o in optimizers]
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(optimizers[0].step, backend=counter, fullgraph=True)
+    for step in range(6):
+        for params, take, scheduler in zip(both, (compiled, optimizers[1].step), schedulers, strict=True):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step)).to(dtype)
+            take()
+            scheduler.step()
+    assert counter.frame_count == 1
+    assert optimizers[0].last_grad_norm == optimizers[1].last_grad_norm
+    assert_same(everything(optimizers[0]), everything(optimizers[1]))
 
 
 def test_inductor():

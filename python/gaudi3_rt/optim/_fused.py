@@ -172,6 +172,8 @@ class Fused(Traced):
         max_norm = self.max_grad_norm
         if max_norm is None and found_inf is not None and self.finds_nonfinite:
             max_norm = math.inf  # clips nothing, but the norm is not finite if a gradient is not
+        # GradScaler.unscale_ writes gradients without telling autograd: what hooks have seen then holds no longer.
+        overlapped = None if max_norm is None or (found_inf is not None and grad_scale is None) else self._norms
         batch = self._batch
         made: list[tuple[Tensor, str]] = []
         stepped = False
@@ -181,7 +183,7 @@ class Fused(Traced):
                 grad_factor=1.0 if grad_scale is None else 1.0 / float(grad_scale),
                 max_norm=max_norm,
                 skip_nonfinite=found_inf is not None,
-                sum_squares=None if self._norms is None or max_norm is None else self._norms.total(),
+                sum_squares=None if overlapped is None else overlapped.total(),
             )
         finally:
             batch.clear()

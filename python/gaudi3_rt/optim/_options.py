@@ -42,7 +42,7 @@ class ClippingOptions(TypedDict, total=False):
             The gradients themselves stay as they are, also under AMP. See ``last_grad_norm``.
         norm: when that norm is taken: ``"step"`` in a pass of its own at the start of the step, ``"overlapped"`` by
             hooks during backward, while each gradient is still in the cache. A gradient that has changed since is read
-            again.
+            again, if autograd knows of the change (it knows not of writes through ``grad.data``).
     """
 
     max_grad_norm: float | None

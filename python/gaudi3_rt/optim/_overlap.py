@@ -16,18 +16,23 @@ from gaudi3_rt.optim._sharding import is_dtensor
 
 @dataclass(frozen=True)
 class _Seen:
-    """A gradient whose sum of squares is known, as long as it is that tensor in that version."""
+    """A gradient whose sum of squares is known, as long as it is that tensor in that version and memory."""
 
     grad: TensorWeakRef
     version: int
+    address: int
     sum_squares: float
+
+    def holds(self, grad: Tensor) -> bool:
+        return self.grad() is grad and self.version == grad._version and self.address == grad.data_ptr()
 
 
 class OverlappedNorms:
     """Hooks on parameters that sum up the squares of a gradient as soon as it is complete.
 
     A gradient that backward adds to again is summed anew by the hook. One that is replaced or written in between is
-    recognised by its identity and its autograd version, and read again by ``total``.
+    recognised by its identity, memory and autograd version, and read again by ``total``. What autograd is not told of,
+    as a write through ``grad.data``, stays unseen.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -60,7 +65,7 @@ class OverlappedNorms:
             if grad is None:
                 continue
             seen = self._seen.get(param)
-            if seen is None or seen.grad() is not grad or seen.version != grad._version:
+            if seen is None or not seen.holds(grad):
                 seen = self._note(param)
                 if seen is None:
                     return None
@@ -74,5 +79,5 @@ class OverlappedNorms:
         (value,) = _core.reduce(_config.isa(), torch.Tensor, "sum_squares", [grad], torch.get_num_threads())
         if value is None:
             return None
-        seen = self._seen[param] = _Seen(TensorWeakRef(grad), grad._version, value)
+        seen = self._seen[param] = _Seen(TensorWeakRef(grad), grad._version, grad.data_ptr(), value)
         return seen
