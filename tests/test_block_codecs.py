@@ -60,7 +60,7 @@ def test_numbers_are_stored_as_one_of_the_codes_beside_them(isa, codec, kind):
 @pytest.mark.parametrize("codec", ["int8_block", "int8_block_positive"])
 def test_the_largest_is_exact_whatever_it_draws(isa, codec):
     """Also where the random number is the highest or lowest of all and the largest times its reciprocal is not 1."""
-    numbers = _stored.random_numbers(2**18, t=1.0, operand=3)
+    numbers = _stored.random_numbers(2**21, t=1.0, operand=3)
     places = np.concatenate([np.flatnonzero(numbers == extreme)[:3] for extreme in (0, 65535)])
     assert {0, 65535} == set(numbers[places])
     for place in places:
