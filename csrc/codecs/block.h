@@ -16,30 +16,34 @@ struct Block {
   static float* read(const Operand& operand, std::int64_t begin, std::int64_t n, float* buffer) {
     const Stored* const codes = static_cast<const Stored*>(operand.data) + begin;
     const Scales* const scales = static_cast<const Scales*>(operand.second) + begin / kBlock;
-    for (std::int64_t first = 0; first < n; first += kBlock) {
-      decode(codes + first, Format(scales[first / kBlock]), first + kBlock < n ? kBlock : n - first, buffer + first);
-    }
+    for_each_block(n, [&](std::int64_t first, auto length) GAUDI3_RT_EARLY {
+      decode(codes + first, Format(scales[first / kBlock]), length, buffer + first);
+    });
     return buffer;
   }
 
+  // All blocks are fitted before one is encoded: what a fit ends with (divisions, sums across a vector) takes long but
+  // little of a core, so that fits in a row go on side by side.
   static void write(const Operand& operand, std::int64_t begin, std::int64_t n, const float* x, const Random& random) {
     Stored* const codes = static_cast<Stored*>(operand.data) + begin;
     Scales* const scales = static_cast<Scales*>(operand.second) + begin / kBlock;
-    for (std::int64_t first = 0; first < n; first += kBlock) {
-      const std::int64_t length = first + kBlock < n ? kBlock : n - first;
-      const Scales fitted = Format::fit(x + first, length);
-      scales[first / kBlock] = fitted;
-      const std::uint32_t* const words = random.words + first;
-      if (length == kBlock) {  // so that the compiler knows the length
-        encode(x + first, Format(fitted), kBlock, words, random.shift, codes + first);
-      } else {
-        encode(x + first, Format(fitted), length, words, random.shift, codes + first);
-      }
-    }
+    for_each_block(n, [&](std::int64_t first, auto length)
+                          GAUDI3_RT_EARLY { scales[first / kBlock] = Format::fit(x + first, length); });
+    for_each_block(n, [&](std::int64_t first, auto length) GAUDI3_RT_EARLY {
+      encode(x + first, Format(scales[first / kBlock]), length, random.words + first, random.shift, codes + first);
+    });
   }
 
  private:
-  static void decode(const Stored* codes, const Format& format, std::int64_t n, float* out) {
+  // Calls work(first, length) for the blocks of [0, n); of a whole block, the compiler knows the length.
+  template <class Work>
+  GAUDI3_RT_EARLY static void for_each_block(std::int64_t n, const Work& work) {
+    std::int64_t first = 0;
+    for (; first + kBlock <= n; first += kBlock) work(first, std::integral_constant<std::int64_t, kBlock>());
+    if (first < n) work(first, n - first);
+  }
+
+  GAUDI3_RT_EARLY static void decode(const Stored* codes, const Format& format, std::int64_t n, float* out) {
     const Format f = format;
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) {
@@ -49,8 +53,8 @@ struct Block {
     }
   }
 
-  static void encode(const float* x, const Format& format, std::int64_t n, const std::uint32_t* words, int shift,
-                     Stored* codes) {
+  GAUDI3_RT_EARLY static void encode(const float* x, const Format& format, std::int64_t n, const std::uint32_t* words,
+                                     int shift, Stored* codes) {
     const Format f = format;
     std::int32_t wide[kBlock];  // narrowed in a loop of its own: mixed widths in one would spill
 #pragma omp simd

@@ -12,7 +12,7 @@ struct MiniFloat {
     float scale;  // of magnitudes: those of code 1 and so on are multiplied by it
   };
 
-  static Scales fit(const float* x, std::int64_t n) {
+  GAUDI3_RT_EARLY static Scales fit(const float* x, std::int64_t n) {
     std::int32_t largest = 0;
 #pragma omp simd reduction(max : largest)
     for (std::int64_t i = 0; i < n; ++i) {

@@ -21,7 +21,7 @@ struct LogCode {
     float codes_per_octave;
   };
 
-  static Scales fit(const float* x, std::int64_t n) {
+  GAUDI3_RT_EARLY static Scales fit(const float* x, std::int64_t n) {
     std::int32_t largest = 0, count = 0, sum = 0;
     std::uint32_t smallest = ~0u;
 #pragma omp simd reduction(max : largest) reduction(min : smallest) reduction(+ : count, sum)

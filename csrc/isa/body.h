@@ -143,7 +143,8 @@ class Tiles {
   static constexpr int kOperands = 2 + Kernel::kStates;
   using Pointers = float* const (&)[kOperands];
 
-  explicit Tiles(const Step& step) : step_(step) {
+  // For tiles of elements before `end`.
+  Tiles(const Step& step, std::int64_t end) : step_(step), end_(end) {
     static_assert(kOperands <= kMaxOperands && sizeof(Kernel) <= gaudi3_rt::kConstantsBytes);
     for (int j = 0; j < kOperands; ++j) {
       if (j != 1 && needs_random(step.operands[j].codec)) draws_[random_word(j)] = true;
@@ -153,7 +154,9 @@ class Tiles {
   // Reads parameter and states, and the gradient if asked to.
   Pointers read_all(std::int64_t begin, std::int64_t n, bool and_grad) {
     for (int j = 0; j < kOperands; ++j) {
-      if (j != 1 || and_grad) x_[j] = read(step_.operands[j], begin, n, buffers_[j]);
+      if (j == 1 && !and_grad) continue;
+      x_[j] = read(step_.operands[j], begin, n, buffers_[j]);
+      if (begin + n < end_) prefetch(step_.operands[j], begin + n);
     }
     return x_;
   }
@@ -188,6 +191,7 @@ class Tiles {
   }
 
   const Step& step_;
+  const std::int64_t end_;
   bool draws_[2] = {};
   float* x_[kOperands] = {};
   alignas(64) std::uint32_t words_[2][kTile];
@@ -259,7 +263,7 @@ double reduce_chunk(const Operand& operand, std::int64_t begin, std::int64_t n) 
 
 template <class Kernel>
 void step_chunk(const Step& step, std::int64_t begin, std::int64_t n) {
-  Tiles<Kernel> tiles(step);
+  Tiles<Kernel> tiles(step, begin + n);
   Kernel kernel = *static_cast<const Kernel*>(step.constants);
   if constexpr (has_two_passes<Kernel>) {
     kernel.set_ratio(step.norms.param, step.norms.other);
@@ -311,7 +315,7 @@ void measure_elements(const Kernel& kernel, typename Tiles<Kernel>::Pointers x, 
 // second pass forms the same.
 template <class Kernel>
 Norms measure_chunk(const Step& step, std::int64_t begin, std::int64_t n) {
-  Tiles<Kernel> tiles(step);
+  Tiles<Kernel> tiles(step, begin + n);
   const Kernel kernel = *static_cast<const Kernel*>(step.constants);
   alignas(64) float measured[kTile];
   SumSquares params, others;
@@ -347,6 +351,7 @@ void map_chunk(const float* parameters, const Operand& operand, std::int64_t beg
     const std::int64_t left = end - begin;
     const std::int64_t tile = left < kTile ? left : kTile;
     float* const x = read(operand, begin, tile, buffer);
+    if (left > tile) prefetch(operand, begin + tile);
 #pragma omp simd
     for (std::int64_t i = 0; i < tile; ++i) x[i] = map.apply(x[i]);
     write(operand, begin, tile, x, {});
