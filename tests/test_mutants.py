@@ -1,4 +1,4 @@
-"""Whether the parity check can fail: sources with one wrong line, built and stepped, must not pass it."""
+"""Whether the checks of steps and codecs can fail: sources with one wrong line, once built, must not pass them."""
 
 import ctypes
 import itertools
@@ -6,6 +6,7 @@ import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import _stored
 import numpy as np
 import pytest
 import torch
@@ -17,8 +18,7 @@ from gaudi3_rt import _core
 SHIM = """
 #include <cmath>
 #include "csrc/formulas.h"
-#include "csrc/table.h"
-extern const gaudi3_rt::IsaTable gaudi3_rt_table_scalar;
+#include "csrc/isa/scalar.cpp"
 extern "C" void take_step(int kernel, const double* hyper, double t, int n, void** data, const int* codecs,
                           std::int64_t length, float grad_factor) {
   alignas(16) std::byte constants[gaudi3_rt::kConstantsBytes];
@@ -38,6 +38,14 @@ extern "C" double reduce(int reduction, void* data, int codec, std::int64_t leng
 }
 extern "C" void map(int map, const float* parameters, void* data, int codec, std::int64_t length) {
   gaudi3_rt_table_scalar.map[map](parameters, {data, static_cast<gaudi3_rt::Codec>(codec), nullptr}, 0, length);
+}
+extern "C" void store(int codec, void* data, void* second, std::int64_t n, const float* values, std::int64_t seed,
+                      double t, int operand) {
+  const gaudi3_rt::Draw draw{gaudi3_rt::draw_key(static_cast<std::uint64_t>(seed), t, 0), {}};
+  gaudi3_rt_table_scalar.encode({data, static_cast<gaudi3_rt::Codec>(codec), second}, operand, n, values, draw);
+}
+extern "C" void load(int codec, void* data, void* second, std::int64_t n, float* values) {
+  gaudi3_rt_table_scalar.decode({data, static_cast<gaudi3_rt::Codec>(codec), second}, n, values);
 }
 """
 
@@ -113,6 +121,25 @@ MUTANTS = {
     "clamped above only": ("maps/clamp.h", "return below < -limit ? -limit : below", "return below"),
     "NaN clamped": ("maps/clamp.h", "below = x > limit ? limit : x", "below = x < limit ? x : limit"),
 }  # fmt: skip
+SPLIT, STOCHASTIC, RANDOM = "codecs/bf16_split.h", "codecs/bf16_stochastic.h", "random.h"
+BLOCKS, INT8, FP8 = "codecs/block.h", "codecs/int8_block.h", "codecs/fp8_block.h"
+CODEC_MUTANTS = {
+    "split: cut off": (SPLIT, "(bits + 0x8000u) >> 16", "bits >> 16"),
+    "stochastic: 15 bits": (STOCHASTIC, "random.shift) & 0xffffu", "random.shift) & 0x7fffu"),
+    "stochastic: a NaN overflows": (STOCHASTIC, "> 0x7f800000u ? quiet", "> 0x7fffffffu ? quiet"),
+    "one random number for all steps": (RANDOM, "bit_cast<std::uint64_t>(t)", "0"),
+    "sign lost": (BLOCKS, "code | ((bits >> 24) & kSign)", "code"),
+    "scale of another block": (
+        BLOCKS,
+        "first, Format(scales[first / kBlock]), length, random",
+        "first, Format(scales[0]), length, random",
+    ),
+    "int8: to nearest": (INT8, "(below_highest + u)", "(below_highest + 0.5f)"),
+    "int8: a positive number becomes zero": (INT8, "code > 0 ? code : magnitude == 0 ? 0 : 1", "code > 0 ? code : 0"),
+    "int8: smallest numbers dropped": (INT8, "u * smallest < x ? 1 : 0", "0"),
+    "fp8: scale too small": (FP8, "largest - limit + (1 << 23) - 1;", "largest - limit;"),
+    "fp8: no subnormal numbers": (FP8, "normal < kFirstNormal ? subnormal : normal", "normal"),
+}
 
 
 def build(folder, file, old, new):
@@ -122,8 +149,8 @@ def build(folder, file, old, new):
     assert source.count(old) == 1, f"csrc/{file} has to contain this text once: {old!r}"
     (folder / "csrc" / file).write_text(source.replace(old, new), encoding="utf-8")
     (folder / "shim.cpp").write_text(SHIM, encoding="utf-8")
-    sources = [folder / "shim.cpp", folder / "csrc/isa/scalar.cpp", folder / "csrc/formulas.cpp"]
     flags = ["-std=c++17", "-O0", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-fPIC", "-shared"]
+    sources = [folder / "shim.cpp", folder / "csrc/formulas.cpp"]
     built = run_tool("g++", *flags, f"-I{folder}", *sources, "-o", folder / "mutant.so")
     assert built.returncode == 0, built.stderr
     return ctypes.CDLL(str(folder / "mutant.so"))
@@ -131,12 +158,13 @@ def build(folder, file, old, new):
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory):
-    """All mutants, compiled two at a time."""
+    """All mutants by name, compiled two at a time."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
-    folders = [tmp_path_factory.mktemp("mutant") for _ in MUTANTS]
+    mutants = {**MUTANTS, **CODEC_MUTANTS}
+    folders = [tmp_path_factory.mktemp("mutant") for _ in mutants]
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(MUTANTS, pool.map(lambda f, m: build(f, *m), folders, MUTANTS.values()), strict=True))
+        return dict(zip(mutants, pool.map(lambda f, m: build(f, *m), folders, mutants.values()), strict=True))
 
 
 CODECS = {dtype: _core.codecs().index(name) for name, dtype in TORCH_DTYPES.items()}
@@ -212,9 +240,55 @@ def check_reductions_and_maps(library):
             assert np.array_equal(bits(x), bits(want)), name
 
 
+class Codecs(_stored.Engine):
+    """The codecs of a library."""
+
+    def __init__(self, library):
+        """A built mutant."""
+        self.library = library
+
+    def store(self, codec, values, *, seed=0, t=0.0, operand=0):
+        """As the tests of codecs store."""
+        made = _stored.empty(codec, values.numel())
+        self.library.store(
+            *self.memory(made), ptr(values.contiguous()), ctypes.c_int64(seed), ctypes.c_double(t), operand
+        )
+        return made
+
+    def load(self, stored):
+        """As the tests of codecs load."""
+        values = torch.empty(stored.data.numel())
+        self.library.load(*self.memory(stored), ptr(values))
+        return values
+
+    @staticmethod
+    def memory(stored):
+        """The first arguments of both functions."""
+        second = ptr(stored.second) if stored.second is not None else None
+        return _core.codecs().index(stored.codec), ptr(stored.data), second, ctypes.c_int64(stored.data.numel())
+
+
+def ptr(tensor):
+    """The address of a tensor's memory."""
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def check_codecs(library):
+    """The checks of split, of stochastic rounding and of blocks."""
+    codecs = Codecs(library)
+    _stored.check_split(codecs)
+    _stored.check_stochastic_neighbours(codecs)
+    _stored.check_stochastic_odds(codecs)
+    for codec in _stored.BLOCK_CODECS:
+        for kind in _stored.KINDS:
+            _stored.check_blocks(codecs, codec, kind)
+        _stored.check_expected_value(codecs, codec, "usual", n_steps=300)
+
+
 def test_the_source_passes(libraries):
-    """Built in the same way, the source as it is passes the check."""
+    """Built in the same way, the source as it is passes the checks."""
     check(libraries["none"])
+    check_codecs(libraries["none"])
 
 
 @pytest.mark.parametrize("mutant", [name for name in MUTANTS if name != "none"])
@@ -222,3 +296,10 @@ def test_mutants_are_caught(libraries, mutant):
     """A source with one wrong line does not pass the check."""
     with pytest.raises(AssertionError):
         check(libraries[mutant])
+
+
+@pytest.mark.parametrize("mutant", CODEC_MUTANTS)
+def test_mutants_of_codecs_are_caught(libraries, mutant):
+    """A codec with one wrong line does not pass its checks."""
+    with pytest.raises(AssertionError):
+        check_codecs(libraries[mutant])

@@ -179,6 +179,18 @@ def test_what_is_not_finite_reaches_the_result(cls, options, dtype, bad):
         assert dirty.isnan().all()
 
 
+@pytest.mark.parametrize("moments_dtype", [None, torch.bfloat16, torch.int8, torch.float8_e5m2], ids=str)
+def test_lamb_measures_moments_as_they_are_stored(moments_dtype):
+    """With the ratio |p| / |u|, a step has the length lr |p|, to a few roundings, however coarsely u is stored."""
+    p = torch.nn.Parameter(torch.randn(64, 256, generator=torch.Generator().manual_seed(0)))
+    optimizer = FusedLAMB([p], lr=0.1, moments_dtype=moments_dtype)
+    for step in range(3):
+        before = p.detach().double().clone()
+        (p.grad,) = gradients(step, [p.shape])
+        optimizer.step()
+        assert float((p.detach() - before).norm() / before.norm()) == pytest.approx(0.1, rel=1e-6)
+
+
 # The same bits
 
 

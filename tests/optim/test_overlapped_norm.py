@@ -49,6 +49,10 @@ def between(name, model):
         first.grad.mul_(3)
     elif name == "data replaced":
         first.grad.data = first.grad.data * 3
+    elif name == "made again":  # mostly where the old one was
+        tripled = (first.grad * 3).tolist()
+        first.grad = None
+        first.grad = torch.tensor(tripled)
     elif name == "removed":
         params[1].grad = None
     elif name == "added to":
@@ -61,7 +65,8 @@ def between(name, model):
         model.zero_grad(set_to_none=False)
 
 
-EVENTS = ["nothing", "replaced", "scaled", "data replaced", "removed", "added to", "clipped", "swapped", "zeroed"]
+EVENTS = ["nothing", "replaced", "made again", "scaled", "data replaced", "removed", "added to", "clipped", "swapped"]
+EVENTS += ["zeroed"]
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])

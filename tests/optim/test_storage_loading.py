@@ -75,15 +75,23 @@ def test_without_moments_dtype_moments_stay_as_they_were_saved():
 
 
 def test_conversion_draws_by_seed_step_and_parameter():
-    """The same checkpoint gives the same codes at each loading, and other codes with another seed."""
-    source = trained(torch.optim.AdamW)
-    codes = []
-    for seed in (0, 0, 1):
-        target = FusedAdamW(parameters(shapes=SHAPES), moments_dtype=torch.int8, seed=seed)
-        target.load_state_dict(source.state_dict())
-        codes.append(target.state[target.param_groups[0]["params"][0]]["exp_avg_codes"])
-    assert torch.equal(codes[0], codes[1])
-    assert not torch.equal(codes[0], codes[2])
+    """The same checkpoint gives the same codes at each loading; another seed, step or parameter gives others."""
+
+    def codes(number, **options):
+        params = [torch.nn.Parameter(torch.zeros(20, 256)) for _ in range(2)]
+        target = FusedAdamW(params, moments_dtype=torch.int8, **options)
+        target.load_state_dict(state_dict)
+        return target.state[params[number]]["exp_avg_codes"]
+
+    moments = {"exp_avg": torch.randn(20, 256), "exp_avg_sq": torch.ones(20, 256)}
+    state_dict = FusedAdamW([torch.nn.Parameter(torch.zeros(20, 256)) for _ in range(2)]).state_dict()
+    state_dict["state"] = {i: {"step": torch.tensor(3.0), **moments} for i in range(2)}
+    want = codes(0)
+    assert torch.equal(codes(0), want)
+    assert not torch.equal(codes(0, seed=1), want)
+    assert not torch.equal(codes(1), want)
+    state_dict["state"][0]["step"] = torch.tensor(4.0)
+    assert not torch.equal(codes(0), want)
 
 
 @pytest.mark.parametrize("master", [None, "split", "float32"])

@@ -114,7 +114,9 @@ def sharded_zeros(param: Any, shape: tuple[int, ...], block: int) -> Tensor:
     made: Any = zeros(shape, dtype=torch.float32, device_mesh=param.device_mesh, placements=param.placements)
     local = param.to_local().shape
     fitting = (*local[:-1], local[-1] // block)
-    if len(shape) != param.ndim + 1 or local[-1] % block != 0 or tuple(made.to_local().shape[:-1]) != fitting:
+    fits = len(shape) == param.ndim + 1 and tuple(made.to_local().shape[:-1]) == fitting
+    is_divided = local != param.shape
+    if is_divided and (not fits or local[-1] % block != 0):
         msg = (
             f"a parameter of shape {tuple(param.shape)} has a shard of shape {tuple(local)}, but moments in blocks of "
             f"{block} elements need shards whose last dimension is a multiple of {block}; use torch.bfloat16 moments"

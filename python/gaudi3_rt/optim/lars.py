@@ -34,7 +34,7 @@ class FusedLARS(Fused, torch.optim.Optimizer):
     Args:
         params: parameters, named parameters or groups.
         lr: learning rate, a float or a 0-d tensor.
-        momentum: factor of the momentum, in [0, 1).
+        momentum: factor of the momentum; 0 for none.
         dampening: of the momentum.
         weight_decay: L2 penalty, inside the ratio.
         nesterov: Nesterov's momentum; needs a momentum and no dampening.
