@@ -4,6 +4,8 @@ All but the sizes come from the registry, so what is listed there is tested. Mod
 fixtures that stay the same from example to example, and keeps the tests of a file together.
 """
 
+import os
+
 import _problems
 import hypothesis
 import hypothesis.configuration
@@ -21,6 +23,17 @@ hypothesis.settings.load_profile("gaudi3_rt")
 def _hypothesis_home(tmp_path_factory):
     """Keeps hypothesis's cache out of the source tree."""
     hypothesis.configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_home(tmp_path_factory):
+    """Keeps what is compiled for the emulator out of the user's cache; processes that share a run share it."""
+    home = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        yield
 
 
 @pytest.fixture(scope="module", params=_core.kernels())

@@ -1,0 +1,185 @@
+"""How a TPC-C file becomes a shared library: the system's C++ compiler, the emulator's headers, a cache."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+Defines: TypeAlias = Mapping[str, str | int | float | bool | None]
+
+HEADERS = Path(__file__).parent / "emulator"
+_COMPILERS = ("c++", "g++", "clang++")
+# What tpc-clang defines for each, as far as public sources say; GAUDI3_RT_ARCH is ours.
+ARCHS: dict[str, tuple[str, ...]] = {
+    "gaudi": ("GAUDI3_RT_ARCH=1", "__gaudi__", "__gaudi_plus__"),
+    "gaudi2": ("GAUDI3_RT_ARCH=2", "__gaudi2__", "__gaudi_plus__", "__greco_plus__", "__gaudi2_plus__"),
+    "gaudi3": ("GAUDI3_RT_ARCH=3", "__gaudi_plus__", "__greco_plus__", "__gaudi2_plus__"),
+}
+_ALWAYS_DEFINED = ("__TPC__", "MAX_TENSORS=16", "MAX_VLM=81920", "MAX_SLM=16384")
+# A sum of products is fused only where the kernel says so; TPC-C has no words for operators and narrows in braces.
+_FLAGS = (
+    "-std=c++20",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-fno-fast-math",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-operator-names",
+    "-fno-zero-initialized-in-bss",
+    "-Wno-narrowing",
+    "-Wno-unknown-pragmas",
+    "-Wno-psabi",
+    "-fmax-errors=20",
+)
+_LINK_FLAGS = ("-fPIC", "-shared", "-fvisibility=hidden")
+_CHECKING_FLAGS = ("-O1", "-DGAUDI3_RT_TPC_CHECKING=1")
+_FAST_FLAGS = ("-O3", "-DGAUDI3_RT_TPC_CHECKING=0")
+_WRAPPER = """\
+#include "tpc.h"
+namespace gaudi3_rt::tpc { struct KernelFollows; }
+#define main gaudi3_rt_tpc_main
+#include "{source}"
+GAUDI3_RT_TPC_KERNEL
+"""
+_MAIN = re.compile(r"\bgaudi3_rt_tpc_main\s*\(([^)]*)\)")
+# What reads the vendor's tables, which take a part of vector local memory.
+_TABLES = re.compile(
+    r"\b(?:v_)?(?:exp|expm1|log|log2|pow|pow2|reciprocal|sqrt|rsqrt|div|tanh|sigmoid|sin|cos|mod)(?:_fast)?_(?:f32|bf16|f16)\b"
+    r"|\bv_\w+_reduce_(?!nolut)\w+|\bv_\w+_lookup\w*"
+)
+_UNKNOWN = re.compile(r"error: (?:'(\w+)' was not declared in this scope|use of undeclared identifier '(\w+)')")
+
+
+class CompileError(RuntimeError):
+    """A kernel that does not compile. The text has the compiler's messages with the kernel's file and lines."""
+
+
+def find_compiler() -> str:
+    """The C++ compiler: ``$CXX``, else the first of c++, g++ and clang++ that is installed.
+
+    Raises:
+        CompileError: there is none.
+    """
+    named = os.environ.get("CXX")
+    for name in (named,) if named else _COMPILERS:
+        if path := shutil.which(name):
+            return path
+    message = (
+        f"$CXX is {named!r}, which is not a program" if named else f"none of {', '.join(_COMPILERS)} is installed"
+    ) + "; an emulated kernel is compiled by a C++20 compiler (Debian/Ubuntu: apt install g++)"
+    raise CompileError(message)
+
+
+def cache_dir() -> Path:
+    """Where compiled kernels are kept: ``$XDG_CACHE_HOME/gaudi3_rt/tpc``, by default in ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "gaudi3_rt" / "tpc"
+
+
+@functools.lru_cache
+def _version(compiler: str, _modified: float) -> str:
+    run = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    return run.stdout
+
+
+def _command(arch: str, defines: Defines, include_dirs: Sequence[Path], flags: Sequence[str]) -> list[str]:
+    if arch not in ARCHS:
+        message = f"arch is {arch!r}; it is one of {', '.join(ARCHS)}"
+        raise ValueError(message)
+    command = [find_compiler(), *_FLAGS, *flags, "-isystem", str(HEADERS)]
+    command += [f"-I{Path(d).resolve()}" for d in include_dirs]
+    command += [f"-D{d}" for d in (*_ALWAYS_DEFINED, *ARCHS[arch])]
+    for name, value in defines.items():
+        if not name.isidentifier():
+            message = f"defines has {name!r}, which is no name of a macro"
+            raise ValueError(message)
+        command.append(f"-D{name}" if value is None else f"-D{name}={int(value) if value is True else value}")
+    return command
+
+
+def _compiler_run(command: list[str], wrapper: str, folder: Path) -> str:
+    environment = {**os.environ, "LC_ALL": "C"}
+    source = folder / "kernel.cpp"
+    source.write_text(wrapper)
+    run = subprocess.run(  # noqa: S603
+        [*command, str(source)], capture_output=True, text=True, check=False, env=environment
+    )
+    if run.returncode:
+        raise CompileError(_explain(run.stderr, folder))
+    return run.stdout
+
+
+def _explain(errors: str, folder: Path) -> str:
+    """The compiler's messages, first what they come down to."""
+    unknown = {a or b for a, b in _UNKNOWN.findall(errors)}
+    lines = [line for line in errors.splitlines() if str(folder) not in line or "error" in line]
+    if "gaudi3_rt_tpc_main" in unknown:
+        head = "the file has no function main"
+    elif unknown:
+        head = f"not declared: {', '.join(sorted(unknown))}; an intrinsic of that name is not emulated"
+    else:
+        head = "the kernel does not compile"
+    return "\n".join([head, *lines]).replace("gaudi3_rt_tpc_main", "main")
+
+
+@dataclass(frozen=True)
+class Build:
+    """A compiled kernel.
+
+    Attributes:
+        library: the shared library in the cache.
+        parameter_names: of main, as far as they can be read.
+        uses_tables: whether it uses functions of the vendor that read tables.
+    """
+
+    library: Path
+    parameter_names: list[str]
+    uses_tables: bool
+
+
+def build(source: Path, arch: str, defines: Defines, include_dirs: Sequence[Path], *, check: bool) -> Build:
+    """Compiles a kernel, unless the cache has it.
+
+    The cache knows it by the preprocessed text, so by everything that it includes, and by compiler and flags. A library
+    appears under its name when it is complete, so that processes may compile the same kernel at once.
+
+    Raises:
+        CompileError: it does not compile, or there is no compiler.
+        FileNotFoundError: there is no such file.
+        ValueError: ``arch`` or a name in ``defines`` is not known.
+    """
+    if not source.is_file():
+        message = f"there is no kernel file {source}"
+        raise FileNotFoundError(message)
+    command = _command(arch, defines, include_dirs, _CHECKING_FLAGS if check else _FAST_FLAGS)
+    wrapper = _WRAPPER.replace("{source}", str(source.resolve()).replace("\\", "\\\\").replace('"', '\\"'))
+    cache = cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        folder = Path(temporary)
+        text = _compiler_run([*command, "-E", "-P"], wrapper, folder)
+        version = _version(command[0], Path(command[0]).stat().st_mtime)
+        key = hashlib.sha256("\0".join([text, version, *command[1:], *_LINK_FLAGS]).encode()).hexdigest()
+        library = cache / f"{source.stem}-{key[:32]}.so"
+        if not library.exists():
+            built = folder / library.name
+            _compiler_run([*command, *_LINK_FLAGS, "-o", str(built)], wrapper, folder)
+            built.replace(library)
+    kernel = text.partition("KernelFollows")[2]
+    return Build(library, _parameter_names(kernel), _TABLES.search(kernel) is not None)
+
+
+def _parameter_names(kernel: str) -> list[str]:
+    found = _MAIN.search(kernel)
+    if found is None:
+        return []
+    return [words[-1] if (words := re.findall(r"\w+", p)) else "" for p in found[1].split(",")]
