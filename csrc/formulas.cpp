@@ -25,6 +25,13 @@ void prepare(const double* hyper, double t, void* constants) {
 }
 
 template <class Kernel>
+std::vector<float> constants(const double* hyper, double t) {
+  std::vector<float> result;
+  Kernel(hyper, t).visit([&](auto... x) { (result.push_back(static_cast<float>(x)), ...); });
+  return result;
+}
+
+template <class Kernel>
 void reference(const double* hyper, double t, double* const* x, std::int64_t n) {
   if constexpr (has_two_passes<Kernel>) {
     Kernel::reference(hyper, t, x, n);
@@ -52,6 +59,7 @@ KernelInfo describe(const char* name) {
           {Kernel::kState, Kernel::kState + Kernel::kStates},
           has_two_passes<Kernel>,
           prepare<Kernel>,
+          constants<Kernel>,
           reference<Kernel>};
 }
 
@@ -93,5 +101,12 @@ bool is_positive(std::string_view state) {
 }
 
 std::uint64_t draw_key(std::uint64_t seed, double t, std::uint64_t parameter) { return step_key(seed, t, parameter); }
+
+std::array<std::uint32_t, 3> draw_keys(std::uint64_t seed, double t, std::uint64_t parameter, int operand) {
+  const Draw draw{draw_key(seed, t, parameter), {}};
+  const std::uint64_t keys = word_keys(draw, random_word(operand), 0);
+  return {static_cast<std::uint32_t>(keys), static_cast<std::uint32_t>(keys >> 32),
+          static_cast<std::uint32_t>(random_shift(operand))};
+}
 
 }  // namespace gaudi3_rt

@@ -1,5 +1,6 @@
 // What is known of kernels, reductions and maps besides their loops: names, constants of a step, references in double.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,9 @@ struct KernelInfo {
 
   // Fills kConstantsBytes at `constants` for step number t (the first step is 1).
   void (*prepare)(const double* hyper, double t, void* constants);
+
+  // The numbers in `constants`, in order: what a kernel elsewhere takes so as to form the same step.
+  std::vector<float> (*constants)(const double* hyper, double t);
 
   // Updates the n elements of operands[0..] (param, grad, states...) in double.
   void (*reference)(const double* hyper, double t, double* const* operands, std::int64_t n);
@@ -53,5 +57,9 @@ bool is_positive(std::string_view state);
 
 // The key of one tensor's random numbers in one step.
 std::uint64_t draw_key(std::uint64_t seed, double t, std::uint64_t parameter);
+
+// What a kernel elsewhere takes so as to draw the same numbers for an operand: two keys of its first 2^32 elements, and
+// at which bit of a word its 16 bits begin.
+std::array<std::uint32_t, 3> draw_keys(std::uint64_t seed, double t, std::uint64_t parameter, int operand);
 
 }  // namespace gaudi3_rt

@@ -40,6 +40,11 @@ inline float uniform(std::uint32_t word, int shift) {
   return static_cast<float>(static_cast<std::int32_t>((word >> shift) & 0xffffu)) * 0x1p-16f;
 }
 
+// Both keys of the words number `word` of elements whose counters have this upper half.
+inline std::uint64_t word_keys(const gaudi3_rt::Draw& draw, int word, std::uint64_t upper) {
+  return mix(mix(draw.key + static_cast<std::uint64_t>(word)) + upper);
+}
+
 // The words number `word` of elements [begin, begin + n).
 inline void draw_words(const gaudi3_rt::Draw& draw, int word, std::int64_t begin, std::int64_t n, std::uint32_t* out) {
   const gaudi3_rt::Elements& map = draw.elements;
@@ -51,7 +56,7 @@ inline void draw_words(const gaudi3_rt::Draw& draw, int word, std::int64_t begin
     std::int64_t count = n - i;  // elements in a row, with counters of the same upper half
     if (count > map.run - column) count = map.run - column;
     if (count > to_carry) count = to_carry;
-    const std::uint64_t keys = mix(mix(draw.key + static_cast<std::uint64_t>(word)) + (element >> 32));
+    const std::uint64_t keys = word_keys(draw, word, element >> 32);
     const auto first = static_cast<std::uint32_t>(element);
     const auto key0 = static_cast<std::uint32_t>(keys), key1 = static_cast<std::uint32_t>(keys >> 32);
 #pragma omp simd

@@ -15,6 +15,12 @@ struct Adagrad {
         weight_decay(static_cast<float>(hyper[2])),
         eps(static_cast<float>(hyper[3])) {}
 
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    visit(step_size, weight_decay, eps);
+  }
+
   static void reference(const double* hyper, double t, double& p, double g, double (&s)[kStates]) {
     g = g + hyper[2] * p;
     s[0] = s[0] + g * g;

@@ -13,6 +13,13 @@ struct Adam : AdamW<kAmsgrad> {
   Adam(const double* hyper, double t)
       : AdamW<kAmsgrad>(Undecayed(hyper).hyper, t), weight_decay(static_cast<float>(hyper[4])) {}
 
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    AdamW<kAmsgrad>::visit(visit);
+    visit(weight_decay);
+  }
+
   static void reference(const double* hyper, double t, double& p, double g, double (&s)[kStates]) {
     AdamW<kAmsgrad>::reference(Undecayed(hyper).hyper, t, p, g + hyper[4] * p, s);
   }

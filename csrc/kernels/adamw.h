@@ -26,6 +26,12 @@ struct AdamW {
     rsqrt_c2 = static_cast<float>(1 / sqrt(1 - __builtin_pow(b2, t)));
   }
 
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    visit(beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay, step_size, rsqrt_c2);
+  }
+
   // The definition: double, one element, no tricks.
   static void reference(const double* hyper, double t, double& p, double g, double (&s)[kStates]) {
     const auto [lr, b1, b2, epsilon, weight_decay] = unpack(hyper);

@@ -13,6 +13,12 @@ struct EMA {
 
   EMA(const double* hyper, double) : one_minus_decay(static_cast<float>(1 - hyper[0])) {}
 
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    visit(one_minus_decay);
+  }
+
   static void reference(const double* hyper, double, double& a, double x, const double*) {
     a = a + (1 - hyper[0]) * (x - a);
   }

@@ -36,6 +36,12 @@ struct Lamb {
     adapts = h.adapts;
   }
 
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    visit(lr, beta1, beta3, beta2, one_minus_beta2, eps, weight_decay, rcp_c1, rsqrt_c2, ratio, adapts);
+  }
+
   // The definition, for a whole tensor.
   static void reference(const double* hyper, double t, double* const* x, std::int64_t n) {
     const Hyper h(hyper, t);

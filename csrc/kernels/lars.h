@@ -35,6 +35,12 @@ struct Lars {
     adapts = h.adapts;
   }
 
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    visit(rate, trust_coeff, decay, eps_norm, lr, momentum, one_minus_dampening, weight_decay, ratio, clips, adapts);
+  }
+
   // The definition, for a whole tensor.
   static void reference(const double* hyper, double t, double* const* x, std::int64_t n) {
     const Hyper h(hyper, t);

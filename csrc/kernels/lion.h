@@ -18,6 +18,12 @@ struct Lion {
         lr(static_cast<float>(hyper[0])),
         decay(static_cast<float>(hyper[0] * hyper[3])) {}
 
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    visit(beta1, one_minus_beta1, beta2, one_minus_beta2, lr, decay);
+  }
+
   static void reference(const double* hyper, double, double& p, double g, double (&s)[kStates]) {
     const double interpolated = hyper[1] * s[0] + (1 - hyper[1]) * g;
     p = p - hyper[0] * (sign(interpolated) + hyper[3] * p);

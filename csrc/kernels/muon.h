@@ -20,6 +20,12 @@ struct MuonMomentum {
     one_minus_momentum = static_cast<float>(1 - hyper[0]);
   }
 
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    visit(momentum, one_minus_momentum);
+  }
+
   static void reference(const double* hyper, double, double& u, double g, double* s) {
     const double mu = hyper[0];
     s[0] = mu * s[0] + (1 - mu) * g;
@@ -44,6 +50,12 @@ struct MuonApply {
     const auto [lr, weight_decay, ratio] = unpack(hyper);
     decay = static_cast<float>(lr * weight_decay);
     step_size = static_cast<float>(lr * ratio);
+  }
+
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    visit(decay, step_size);
   }
 
   static void reference(const double* hyper, double, double& p, double o, double*) {

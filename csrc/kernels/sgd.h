@@ -20,6 +20,12 @@ struct SGD {
         undampened(static_cast<float>(t == 1 ? 1 : 1 - hyper[2])),
         weight_decay(static_cast<float>(hyper[3])) {}
 
+  // The constants of a step, for machines that read them from a tensor.
+  template <class Visit>
+  void visit(const Visit& visit) const {
+    visit(lr, momentum, undampened, weight_decay);
+  }
+
   static void reference(const double* hyper, double t, double& p, double g, [[maybe_unused]] double* s) {
     g = g + hyper[3] * p;
     double direction = g;

@@ -11,6 +11,7 @@
 #include "grad_list.h"
 #include "lookup.h"
 #include "py_tensor_list.h"
+#include "tpc_kernels.h"
 
 namespace py = pybind11;
 
@@ -61,6 +62,12 @@ void reference(const std::string& kernel_name, const std::vector<double>& hyper,
     data.push_back(operand.mutable_data());
   }
   kernel.reference(hyper.data(), t, data.data(), operands[0].size());
+}
+
+std::vector<float> kernel_constants(const std::string& name, const std::vector<double>& hyper, double t) {
+  const KernelInfo& kernel = info(kernel_id(name));
+  check_hyper(kernel, hyper);
+  return kernel.constants(hyper.data(), t);
 }
 
 double reduce_reference(const std::string& reduction, const Doubles& x) {
@@ -152,6 +159,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("CHUNK") = kChunk;
   m.attr("BLOCK") = kBlock;
   m.attr("COMPILER") = GAUDI3_RT_COMPILER;
+  m.attr("TPC_COMPILER") = GAUDI3_RT_TPC_COMPILER;
   m.def("isas", isa_names, "Builds that this CPU can run, fastest first.");
   m.def("kernels", [] { return names<KernelId>(kKernels); }, "Names of the elementwise kernels.");
   m.def("reductions", [] { return names<ReductionId>(kReductions); }, "Names of the reductions.");
@@ -197,5 +205,11 @@ PYBIND11_MODULE(_core, m) {
            py::arg("max_norm") = py::none(), py::arg("skip_nonfinite") = false, py::arg("sum_squares") = py::none(),
            py::arg("measurement") = py::none(),
            "Takes the step; returns (gradient norm or None, whether it was taken).");
+  m.def("kernel_constants", kernel_constants, py::arg("kernel"), py::arg("hyper"), py::arg("t"),
+        "The floats from which the kernel forms its step number t, as a TPC kernel of the same formula takes them.");
+  m.def(
+      "draw_keys", draw_keys, py::arg("seed"), py::arg("t"), py::arg("number"), py::arg("operand"),
+      "Two keys and a shift, from which a TPC kernel draws what encode() draws for a parameter's first 2^32 elements.");
   bind_grad_list(m);
+  bind_tpc_kernels(m);
 }

@@ -1,0 +1,288 @@
+// Which TPC kernels there are, which tensors they take in which order, and which elements of them a member touches.
+// The glue library, the Python side and the tests are all driven by this table.
+#pragma once
+#include <cstdint>
+
+#include "geometry.h"
+
+namespace gaudi3_rt::tpc {
+
+enum class Dtype : std::uint8_t { f32, bf16, i8, u8, i32 };
+
+// The elements of a tensor that member i of the (one-dimensional) index space touches.
+enum class Access : std::uint8_t {
+  elements,  // [i * kMemberElements, (i + 1) * kMemberElements)
+  rows,      // the same of dimension 0, and all of dimension 1
+  whole,     // all
+  partial,   // element i: one result a member
+  scales,    // [i * kMemberElements / kBlockElements, ...): one number a block
+};
+
+struct Operand {
+  const char* name;
+  Dtype dtype;
+  Access access;
+};
+
+constexpr int kMaxOperands = 12;
+
+// Unused places of inputs and outputs have no name. The parameters of a kernel's main are its inputs, then its outputs.
+// All step constants come in a tensor named "scalars", so that a changed learning rate recompiles nothing. For a kernel
+// of an optimizer it holds what the CPU kernel's constructor computes, in the order of its visit(), then grad_factor.
+// An output that has the name of an input may share its memory. All tensors have one dimension but those of
+// Access::rows.
+struct Kernel {
+  const char* name;     // the GUID is "g3rt_" + name
+  const char* source;   // file in tpc_kernels
+  const char* defines;  // macros that the file is compiled with, between spaces; "" for none
+  const char* cpu;      // kernel, reduction, map or codec of csrc/registry.h with this formula; "" where there is none
+  Operand inputs[kMaxOperands];
+  Operand outputs[kMaxOperands];
+  bool single_member = false;  // an index space of one, for kernels that finish a reduction
+};
+
+#define G3RT_F32(name) \
+  Operand { name, Dtype::f32, Access::elements }
+#define G3RT_BF16(name) \
+  Operand { name, Dtype::bf16, Access::elements }
+#define G3RT_WHOLE(name) \
+  Operand { name, Dtype::f32, Access::whole }
+#define G3RT_PARTIAL(name) \
+  Operand { name, Dtype::f32, Access::partial }
+#define G3RT_KEYS \
+  Operand { "keys", Dtype::i32, Access::whole }
+#define G3RT_LARGEST \
+  Operand { "largest", Dtype::f32, Access::scales }
+#define G3RT_CODES_PER_OCTAVE \
+  Operand { "codes_per_octave", Dtype::f32, Access::scales }
+#define G3RT_STATES(...) __VA_ARGS__
+
+// A step of one pass, with states; in f32, and with a bf16 gradient and a bf16 copy of the parameter written besides.
+#define G3RT_STEP(name, source, defines, states)                               \
+  {name "_f32",                                                                \
+   source,                                                                     \
+   defines,                                                                    \
+   name,                                                                       \
+   {G3RT_F32("param"), G3RT_F32("grad"), states, G3RT_WHOLE("scalars")},       \
+   {G3RT_F32("param"), states}},                                               \
+  {                                                                            \
+    name "_bf16", source, defines " BF16", name,                               \
+        {G3RT_F32("param"), G3RT_BF16("grad"), states, G3RT_WHOLE("scalars")}, \
+        {G3RT_F32("param"), states, G3RT_BF16("param_bf16")},                  \
+  }
+
+// The same without states.
+#define G3RT_STATELESS_STEP(name, source, defines)                                                              \
+  {name "_f32",        source, defines, name, {G3RT_F32("param"), G3RT_F32("grad"), G3RT_WHOLE("scalars")},     \
+   {G3RT_F32("param")}},                                                                                        \
+  {                                                                                                             \
+    name "_bf16", source, defines " BF16", name, {G3RT_F32("param"), G3RT_BF16("grad"), G3RT_WHOLE("scalars")}, \
+        {G3RT_F32("param"), G3RT_BF16("param_bf16")},                                                           \
+  }
+
+inline constexpr Kernel kKernels[] = {
+    G3RT_STEP("adamw", "adamw.c", "", G3RT_STATES(G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"))),
+    G3RT_STEP("adamw_amsgrad", "adamw.c", "AMSGRAD",
+              G3RT_STATES(G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_F32("max_exp_avg_sq"))),
+    G3RT_STEP("adam", "adam.c", "", G3RT_STATES(G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"))),
+    G3RT_STEP("adam_amsgrad", "adam.c", "AMSGRAD",
+              G3RT_STATES(G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_F32("max_exp_avg_sq"))),
+    G3RT_STATELESS_STEP("sgd", "sgd.c", ""),
+    G3RT_STEP("sgd_momentum", "sgd.c", "MOMENTUM", G3RT_F32("momentum_buffer")),
+    G3RT_STEP("sgd_nesterov", "sgd.c", "MOMENTUM NESTEROV", G3RT_F32("momentum_buffer")),
+    G3RT_STEP("lion", "lion.c", "", G3RT_F32("exp_avg")),
+    G3RT_STEP("adagrad", "adagrad.c", "", G3RT_F32("sum")),
+    G3RT_STATELESS_STEP("ema", "ema.c", ""),
+
+    // Two passes with a finish between them: moments and partial sums of squares, ratio of the norms, step.
+    {"lamb_first_f32",
+     "lamb_first.c",
+     "",
+     "lamb",
+     {G3RT_F32("param"), G3RT_F32("grad"), G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_PARTIAL("param_sums"), G3RT_PARTIAL("update_sums")}},
+    {"lamb_first_bf16",
+     "lamb_first.c",
+     "BF16",
+     "lamb",
+     {G3RT_F32("param"), G3RT_BF16("grad"), G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_PARTIAL("param_sums"), G3RT_PARTIAL("update_sums")}},
+    {"lamb_l2_first_f32",
+     "lamb_first.c",
+     "L2",
+     "lamb_l2",
+     {G3RT_F32("param"), G3RT_F32("grad"), G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_PARTIAL("param_sums"), G3RT_PARTIAL("update_sums")}},
+    {"lamb_l2_first_bf16",
+     "lamb_first.c",
+     "L2 BF16",
+     "lamb_l2",
+     {G3RT_F32("param"), G3RT_BF16("grad"), G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_PARTIAL("param_sums"), G3RT_PARTIAL("update_sums")}},
+    {"lamb_ratio_f32",
+     "lamb_ratio.c",
+     "",
+     "",
+     {G3RT_WHOLE("param_sums"), G3RT_WHOLE("update_sums"), G3RT_WHOLE("scalars")},
+     {G3RT_WHOLE("ratio")},
+     true},
+    {"lamb_second_f32",
+     "lamb_second.c",
+     "",
+     "lamb",
+     {G3RT_F32("param"), G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_WHOLE("ratio"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("param")}},
+    {"lamb_second_bf16",
+     "lamb_second.c",
+     "BF16",
+     "lamb",
+     {G3RT_F32("param"), G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_WHOLE("ratio"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("param"), G3RT_BF16("param_bf16")}},
+    {"lamb_l2_second_f32",
+     "lamb_second.c",
+     "L2",
+     "lamb_l2",
+     {G3RT_F32("param"), G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_WHOLE("ratio"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("param")}},
+    {"lamb_l2_second_bf16",
+     "lamb_second.c",
+     "L2 BF16",
+     "lamb_l2",
+     {G3RT_F32("param"), G3RT_F32("exp_avg"), G3RT_F32("exp_avg_sq"), G3RT_WHOLE("ratio"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("param"), G3RT_BF16("param_bf16")}},
+    {"lars_first_f32",
+     "lars_first.c",
+     "",
+     "lars",
+     {G3RT_F32("param"), G3RT_F32("grad"), G3RT_WHOLE("scalars")},
+     {G3RT_PARTIAL("param_sums"), G3RT_PARTIAL("grad_sums")}},
+    {"lars_first_bf16",
+     "lars_first.c",
+     "BF16",
+     "lars",
+     {G3RT_F32("param"), G3RT_BF16("grad"), G3RT_WHOLE("scalars")},
+     {G3RT_PARTIAL("param_sums"), G3RT_PARTIAL("grad_sums")}},
+    {"lars_ratio_f32",
+     "lars_ratio.c",
+     "",
+     "",
+     {G3RT_WHOLE("param_sums"), G3RT_WHOLE("grad_sums"), G3RT_WHOLE("scalars")},
+     {G3RT_WHOLE("ratio")},
+     true},
+    {"lars_second_f32",
+     "lars_second.c",
+     "",
+     "lars",
+     {G3RT_F32("param"), G3RT_F32("grad"), G3RT_F32("momentum_buffer"), G3RT_WHOLE("ratio"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("param"), G3RT_F32("momentum_buffer")}},
+    {"lars_second_bf16",
+     "lars_second.c",
+     "BF16",
+     "lars",
+     {G3RT_F32("param"), G3RT_BF16("grad"), G3RT_F32("momentum_buffer"), G3RT_WHOLE("ratio"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("param"), G3RT_F32("momentum_buffer"), G3RT_BF16("param_bf16")}},
+    {"lars_nesterov_second_f32",
+     "lars_second.c",
+     "NESTEROV",
+     "lars_nesterov",
+     {G3RT_F32("param"), G3RT_F32("grad"), G3RT_F32("momentum_buffer"), G3RT_WHOLE("ratio"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("param"), G3RT_F32("momentum_buffer")}},
+    {"lars_nesterov_second_bf16",
+     "lars_second.c",
+     "NESTEROV BF16",
+     "lars_nesterov",
+     {G3RT_F32("param"), G3RT_BF16("grad"), G3RT_F32("momentum_buffer"), G3RT_WHOLE("ratio"), G3RT_WHOLE("scalars")},
+     {G3RT_F32("param"), G3RT_F32("momentum_buffer"), G3RT_BF16("param_bf16")}},
+
+    // Sums, the clip coefficient, and what is done to gradients.
+    {"sum_squares_f32",
+     "sum_squares.c",
+     "",
+     "sum_squares",
+     {G3RT_F32("x")},
+     {G3RT_PARTIAL("sums"), G3RT_PARTIAL("nonfinite")}},
+    {"sum_squares_bf16",
+     "sum_squares.c",
+     "BF16",
+     "sum_squares",
+     {G3RT_BF16("x")},
+     {G3RT_PARTIAL("sums"), G3RT_PARTIAL("nonfinite")}},
+    {"sum_finish_f32", "sum_finish.c", "", "", {G3RT_WHOLE("partials")}, {G3RT_WHOLE("total")}, true},
+    {"clip_coefficient_f32",
+     "clip_coefficient.c",
+     "",
+     "",
+     {G3RT_WHOLE("sums"), G3RT_WHOLE("scalars")},
+     {G3RT_WHOLE("norm"), G3RT_WHOLE("coefficient")},
+     true},
+    {"scale_f32", "scale.c", "", "scale", {G3RT_F32("x"), G3RT_WHOLE("factor")}, {G3RT_F32("x")}},
+    {"scale_bf16", "scale.c", "BF16", "scale", {G3RT_BF16("x"), G3RT_WHOLE("factor")}, {G3RT_BF16("x")}},
+    {"unscale_f32",
+     "scale.c",
+     "COUNT_NONFINITE",
+     "scale",
+     {G3RT_F32("x"), G3RT_WHOLE("factor")},
+     {G3RT_F32("x"), G3RT_PARTIAL("nonfinite")}},
+    {"unscale_bf16",
+     "scale.c",
+     "BF16 COUNT_NONFINITE",
+     "scale",
+     {G3RT_BF16("x"), G3RT_WHOLE("factor")},
+     {G3RT_BF16("x"), G3RT_PARTIAL("nonfinite")}},
+    {"found_inf_f32",
+     "found_inf.c",
+     "",
+     "",
+     {G3RT_WHOLE("nonfinite"), G3RT_WHOLE("found_inf")},
+     {G3RT_WHOLE("found_inf")},
+     true},
+    {"shard_sum_f32", "shard_sum.c", "", "", {{"shards", Dtype::f32, Access::rows}}, {G3RT_F32("sum")}},
+    {"shard_sum_bf16", "shard_sum.c", "BF16", "", {{"shards", Dtype::bf16, Access::rows}}, {G3RT_BF16("sum")}},
+
+    // Storage.
+    {"cast_f32_to_bf16", "cast.c", "F32_TO_BF16", "bf16", {G3RT_F32("x")}, {G3RT_BF16("y")}},
+    {"cast_f32_to_bf16_stochastic",
+     "cast.c",
+     "F32_TO_BF16 STOCHASTIC",
+     "bf16_stochastic",
+     {G3RT_F32("x"), G3RT_KEYS},
+     {G3RT_BF16("y")}},
+    {"cast_bf16_to_f32", "cast.c", "BF16_TO_F32", "bf16", {G3RT_BF16("x")}, {G3RT_F32("y")}},
+    {"quantise_int8_block",
+     "quantise.c",
+     "",
+     "int8_block",
+     {G3RT_F32("x"), G3RT_KEYS},
+     {{"codes", Dtype::i8, Access::elements}, G3RT_LARGEST, G3RT_CODES_PER_OCTAVE}},
+    {"quantise_int8_block_positive",
+     "quantise.c",
+     "POSITIVE",
+     "int8_block_positive",
+     {G3RT_F32("x"), G3RT_KEYS},
+     {{"codes", Dtype::u8, Access::elements}, G3RT_LARGEST, G3RT_CODES_PER_OCTAVE}},
+    {"dequantise_int8_block",
+     "dequantise.c",
+     "",
+     "int8_block",
+     {{"codes", Dtype::i8, Access::elements}, G3RT_LARGEST, G3RT_CODES_PER_OCTAVE},
+     {G3RT_F32("x")}},
+    {"dequantise_int8_block_positive",
+     "dequantise.c",
+     "POSITIVE",
+     "int8_block_positive",
+     {{"codes", Dtype::u8, Access::elements}, G3RT_LARGEST, G3RT_CODES_PER_OCTAVE},
+     {G3RT_F32("x")}},
+};
+
+#undef G3RT_F32
+#undef G3RT_BF16
+#undef G3RT_WHOLE
+#undef G3RT_PARTIAL
+#undef G3RT_KEYS
+#undef G3RT_LARGEST
+#undef G3RT_CODES_PER_OCTAVE
+#undef G3RT_STATES
+#undef G3RT_STEP
+#undef G3RT_STATELESS_STEP
+
+}  // namespace gaudi3_rt::tpc
