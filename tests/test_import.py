@@ -42,7 +42,7 @@ def test_version_is_that_of_the_distribution():
     """One place says the version: pyproject.toml."""
     found = probe()
     assert found["version"].count(".") == 2
-    assert found["names"] == ["amp", "build_info", "grads", "optim", "reduce"]
+    assert found["names"] == ["amp", "build_info", "grads", "hpu", "optim", "reduce"]
 
 
 def test_torch_is_imported_before_the_kernels():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _config, _core
+from gaudi3_rt.optim import _hpu
 from gaudi3_rt.optim._sharding import Sharding, is_dtensor, local_shards, shard_elements
 from gaudi3_rt.optim._storage import Storage
 
@@ -105,17 +106,24 @@ class Elsewhere:
     average: Tensor | None
     step: Tensor
     sharding: Sharding | None
+    operators: tuple[_core.TpcKernel, ...] = ()  # of an HPU, that take the step instead of the composite
 
     def grad(self) -> Tensor:
         """The gradient in the dtype of the arithmetic."""
         return self.tensors[1].to(torch.promote_types(self.tensors[0].dtype, torch.float32))
 
-    def apply(self, factor: float) -> None:
+    def apply(self, factor: float, scalars: _hpu.Scalars) -> None:
         """Takes the step."""
         t = float(self.step) + 1
-        grad = self.grad() * (-factor if self.rule.maximize else factor)
+        factor = -factor if self.rule.maximize else factor
         param, _, *states = self.tensors
-        COMPOSITES[self.rule.kernel](self.rule.hyper, t, param, grad, states, self._total)
+        if self.operators:
+            names = ["param", "grad", *_core.describe_kernel(self.rule.kernel)["state"]]
+            constants = scalars(self.rule.kernel, self.rule.hyper, t, factor, param.device)
+            _hpu.step(self.operators, names, self.tensors, constants)
+        else:
+            composite = COMPOSITES[self.rule.kernel]
+            composite(self.rule.hyper, t, param, self.grad() * factor, states, self._total)
         if self.average is not None:
             self.average.lerp_(param.to(self.average.dtype), self.rule.average_weight or 0.0)
         self.step.fill_(t)
@@ -249,8 +257,13 @@ class Batch:
                 f"in blocks, master copies and stochastic rounding are not to be had (its state is {list(by_key)})"
             )
             raise TypeError(msg)
-        _announce(param)
-        self._elsewhere.append(Elsewhere(rule, [*tensors[:2], *by_key.values()], average, step, sharding))
+        tensors = [*tensors[:2], *by_key.values()]
+        # Norms over the shards of a tensor are not for the operators, which see one shard.
+        needs_total = sharding is not None and _core.describe_kernel(rule.kernel)["two_passes"]
+        operators = () if needs_total else _hpu.find(rule.kernel, tensors)
+        if not operators:
+            _announce(param)
+        self._elsewhere.append(Elsewhere(rule, tensors, average, step, sharding, operators))
 
     def check_overlap(self) -> None:
         """Raises the ValueError of ``step`` without taking it."""
@@ -286,8 +299,9 @@ class Batch:
                 grad_factor *= clip_coefficient(norm, max_norm)
             measurement = self._measure(n_threads, grad_factor) if self._shardings else None
             _, stepped = self._list.step(n_threads, grad_factor, measurement=measurement)
+            scalars = _hpu.Scalars()
             for item in self._elsewhere:
-                item.apply(grad_factor)
+                item.apply(grad_factor, scalars)
         if stepped:
             for tensor, copy in self._staged:
                 tensor.copy_(copy)
@@ -370,6 +384,7 @@ def _announce(param: Tensor) -> None:
     if key not in _announced:
         _announced.add(key)
         logger.warning(
-            "no kernel for %s tensors on device '%s': stepping them with torch operations (same formula, slower)",
+            "no kernel for %s tensors on device '%s': stepping them with torch operations (same formula, slower)%s",
             *key[::-1],
+            "; gaudi3_rt.hpu.load() loads those for float32" if key[0] == "hpu" and not _hpu.is_loaded() else "",
         )
