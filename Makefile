@@ -3,6 +3,7 @@
 # make lint   all checks that run nothing
 # make bench  time the kernels against torch and the memory limit (bench/)
 # make bench-peers  the same against other libraries, which are installed into .venv-peers (bench/README.md)
+# make hpu-check HABANA_INCLUDE=dir  check the HPU operators and the glue ABI against Habana's headers (dir or dirs)
 # make clean  remove what these made
 #
 # Each makes its .venv when it is missing and does again only what changed sources call for.
@@ -15,28 +16,40 @@ venv := .venv
 peers := .venv-peers
 python := $(venv)/bin/python
 pip = $(@D)/bin/python -m pip --quiet --disable-pip-version-check
-sources := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find csrc python -type f -not -path '*/__pycache__/*')
+sources := pyproject.toml CMakeLists.txt README.md LICENSE \
+	$(shell find csrc python tpc_kernels -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint bench bench-peers clean
+.PHONY: demo test lint bench bench-peers hpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(venv)/.extra-examples
 	$(python) examples/train_stdlib.py
 
-test: $(venv)/.extra-examples $(venv)/.extra-test $(venv)/.extra-bench
-	$(python) -m pytest
+test: $(venv)/.extra-cli $(venv)/.extra-examples $(venv)/.extra-test $(venv)/.extra-bench
+	$(python) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-lint: $(venv)/.extra-lint $(venv)/.extra-examples
+lint: $(venv)/.extra-cli $(venv)/.extra-lint $(venv)/.extra-examples
 	$(venv)/bin/ruff check .
 	$(venv)/bin/ruff format --check .
 	$(venv)/bin/mypy
-	$(venv)/bin/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
+	$(venv)/bin/clang-format --dry-run --Werror $(shell find csrc tpc_kernels tests -name '*.h' -o -name '*.cpp')
 
 bench: $(venv)/.extra-bench
 	$(python) -m pytest bench
 
 bench-peers: $(peers)/.extra-peers
 	$(peers)/bin/python bench/peers.py
+
+# Nothing is linked and no kernel runs: it says that the sources agree with these headers and this torch.
+HABANA_INCLUDE ?= /usr/include/habanalabs
+CXX ?= g++
+hpu-check: $(venv)/.torch
+	$(CXX) -std=c++17 -Wall -Wextra -Werror -fsyntax-only $(addprefix -isystem,$(HABANA_INCLUDE)) \
+	  $$($(python) -c 'import torch.utils.cpp_extension as e; print(*("-isystem" + p for p in e.include_paths()))') \
+	  csrc/hpu/ops.cpp
+	mkdir -p build
+	$(CXX) -std=c++17 -Wall -Wextra -Werror $(addprefix -isystem,$(HABANA_INCLUDE)) tpc_kernels/glue/abi_check.cpp -o build/abi_check
+	build/abi_check
 
 clean:
 	rm -rf $(venv) $(peers) build .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks

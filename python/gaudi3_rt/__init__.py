@@ -7,8 +7,8 @@ from importlib.metadata import version
 
 import torch  # noqa: F401  (first: the kernels run in the OpenMP runtime that torch loads)
 
-from gaudi3_rt import amp, grads, optim, reduce
+from gaudi3_rt import amp, grads, hpu, optim, reduce
 from gaudi3_rt._build import build_info
 
-__all__ = ["amp", "build_info", "grads", "optim", "reduce"]
+__all__ = ["amp", "build_info", "grads", "hpu", "optim", "reduce"]
 __version__ = version("gaudi3_rt")

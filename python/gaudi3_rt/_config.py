@@ -8,6 +8,7 @@ import os
 from gaudi3_rt import _core
 
 ISA_VARIABLE = "GAUDI3_RT_ISA"
+KERNEL_PATH_VARIABLE = "GC_KERNEL_PATH"
 
 
 @functools.cache
@@ -25,3 +26,8 @@ def isa() -> str:
         msg = f"{ISA_VARIABLE}={wanted!r} cannot run here; possible: {', '.join(possible)} (or leave it unset)"
         raise ValueError(msg)
     return wanted
+
+
+def kernel_path() -> str:
+    """The kernel libraries of Gaudi's graph compiler, with colons between; empty if ``GC_KERNEL_PATH`` is not set."""
+    return os.environ.get(KERNEL_PATH_VARIABLE, "")

@@ -8,6 +8,9 @@ import torch
 BLOCK: int
 CHUNK: int
 COMPILER: str
+TPC_COMPILER: str
+TPC_BLOCK_ELEMENTS: int
+TPC_MEMBER_ELEMENTS: int
 
 class KernelDescription(TypedDict):
     hyper: tuple[str, ...]
@@ -19,6 +22,20 @@ class CodecDescription(TypedDict):
     bytes: int
     second_bytes: int
     in_blocks: bool
+
+class TpcOperand(TypedDict):
+    name: str
+    dtype: str
+    access: str
+
+class TpcKernel(TypedDict):
+    name: str
+    source: str
+    defines: list[str]
+    cpu: str
+    inputs: list[TpcOperand]
+    outputs: list[TpcOperand]
+    single_member: bool
 
 class Rule(Protocol):
     @property
@@ -46,6 +63,9 @@ def reductions() -> list[str]: ...
 def codecs() -> list[str]: ...
 def describe_kernel(kernel: str) -> KernelDescription: ...
 def describe_codec(codec: str) -> CodecDescription: ...
+def kernel_constants(kernel: str, hyper: Sequence[float], t: float) -> list[float]: ...
+def draw_keys(seed: int, t: float, number: int, operand: int) -> list[int]: ...
+def tpc_kernels() -> list[TpcKernel]: ...
 def decode(
     isa: str, tensor_type: type, codec: str, data: torch.Tensor, second: torch.Tensor | None, values: torch.Tensor
 ) -> None: ...
