@@ -136,3 +136,10 @@ def test_codec_descriptions():
     sizes = {codec: (d["bytes"], d["second_bytes"]) for codec in BLOCK_CODECS for d in [_core.describe_codec(codec)]}
     assert {size for codec, size in sizes.items() if "int8" in codec} == {(1, 8)}
     assert {size for codec, size in sizes.items() if "int8" not in codec} == {(1, 4)}
+
+
+@pytest.mark.parametrize("codec", BLOCK_CODECS)
+def test_storing_leaves_the_fpu_to_others(isa, codec):
+    """What long doubles are computed with is free again; MMX instructions would keep it."""
+    Engine(isa).store(codec, torch.ones(BLOCK + 9), t=1.0)
+    assert np.longdouble(7) / np.longdouble(2) == np.longdouble("3.5")

@@ -17,8 +17,8 @@ from _problems import problem, run_python, run_tool, step
 
 from gaudi3_rt import _core
 
-# Vector registers that a build must use, and that it must not.
-REGISTERS = {"scalar": ([], ["ymm", "zmm"]), "avx2": (["ymm"], ["zmm"]), "avx512": (["zmm"], [])}
+# Vector registers that a build must use, and that it must not. Those of MMX are those of x87, which breaks for others.
+REGISTERS = {"scalar": ([], ["mm", "ymm", "zmm"]), "avx2": (["ymm"], ["mm", "zmm"]), "avx512": (["zmm"], ["mm"])}
 
 
 def object_of(isa):

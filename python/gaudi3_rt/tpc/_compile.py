@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -40,6 +41,8 @@ _FLAGS = (
     "-Wno-psabi",
     "-fmax-errors=20",
 )
+# GCC 12 may use MMX registers and not give them back, which breaks x87 arithmetic elsewhere in the process.
+_MACHINE_FLAGS = ("-mno-mmx",) if platform.machine() in {"x86_64", "AMD64"} else ()
 _LINK_FLAGS = ("-fPIC", "-shared", "-fvisibility=hidden")
 _CHECKING_FLAGS = ("-O1", "-DGAUDI3_RT_TPC_CHECKING=1")
 _FAST_FLAGS = ("-O3", "-DGAUDI3_RT_TPC_CHECKING=0")
@@ -95,7 +98,7 @@ def _command(arch: str, defines: Defines, include_dirs: Sequence[Path], flags: S
     if arch not in ARCHS:
         message = f"arch is {arch!r}; it is one of {', '.join(ARCHS)}"
         raise ValueError(message)
-    command = [find_compiler(), *_FLAGS, *flags, "-isystem", str(HEADERS)]
+    command = [find_compiler(), *_FLAGS, *_MACHINE_FLAGS, *flags, "-isystem", str(HEADERS)]
     command += [f"-I{Path(d).resolve()}" for d in include_dirs]
     command += [f"-D{d}" for d in (*_ALWAYS_DEFINED, *ARCHS[arch])]
     for name, value in defines.items():
