@@ -33,8 +33,8 @@ def source(tmp_path):
         ),
         ("\n\nvoid main(tensor t) { float64 x = ; }", r"does not compile(.|\n)*broken.c:3:35: error"),
         ('#include "missing.h"\nvoid main() {}', r"broken.c:1:10: fatal error: missing.h"),
-        ("void other(tensor t) {}", "the file has no function main"),
-        ("void main(tensor t, float *p) {}", "must be a tensor, int, unsigned, float, bf16"),
+        ("void other(tensor t) {}", r"^the file has no function main; a kernel begins at void main\(.*\)$"),
+        ("void main(tensor t, float *p) {}", r"^main has a parameter of type float\*: .* must be a tensor, int, .*$"),
         ("void main(tensor t, float64 v) {}", "must be a tensor, int, unsigned, float, bf16"),
         ("void main(tensor t, double v) {}", "must be a tensor, int, unsigned, float, bf16"),
         ("void main(tensor t, long long v) {}", "must be a tensor, int, unsigned, float, bf16"),
@@ -159,3 +159,89 @@ def test_runs_far_from_the_source_tree(source, tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)  # noqa: S603
     assert run.stdout.strip() == str([3.0] * 8)
+
+
+LONG = """
+typedef long int int32_t;
+typedef unsigned long uint32_of_mine;
+typedef long unsigned int uint32_t;
+typedef long long int64_of_mine;
+__local__ long words[2];
+static long next(long x) { return x + 1; }
+void main(tensor from, tensor to, long given, unsigned long many) {
+  int5 c = {0};
+  words[1] = next(given);
+  __global__ int32_t* address = (__global__ int32_t*)gen_addr(c, from);
+  uint32_of_mine wraps = 0xffffffff;
+  uint32_t high = many;
+  int values[8] = {sizeof(long), sizeof(unsigned long), sizeof(int64_of_mine), sizeof(words), words[1] < 0, *address,
+                   (++wraps == 0), (high > 0)};
+  for (int i = 0; i < 8; i++) { c[0] = i; s_i32_st_tnsr_s(c, to, values[i]); }
+  printf("a long %d", 1);
+}
+"""
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_long_has_32_bits(tmp_path, check):
+    """Under each name, also where a kernel says itself what its int32_t is; a text that has the word keeps it."""
+    path = tmp_path / "long.c"
+    path.write_text(LONG)
+    kernel = tpc.compile(path)
+    assert [p.type for p in kernel.parameters] == ["tensor", "tensor", "int", "unsigned"]
+    to = np.zeros(8, np.int32)
+    report = kernel.run([np.int32([77, 1])], [to], [2**31 - 1, 2**32 - 1], index_space=(1,), check=check)
+    assert to.tolist() == [4, 4, 8, 8, 1, 77, 1, 1]
+    assert (report.printed, report.scalar_memory) == ("a long 1", 8)
+
+
+def test_errors_have_their_line_where_long_is_replaced(tmp_path):
+    """As without it."""
+    path = tmp_path / "broken.c"
+    path.write_text("\nlong x;\n\nvoid main(tensor t) { v_f32_frobnicate_b(); }")
+    with pytest.raises(tpc.CompileError, match=r"not declared: v_f32_frobnicate_b(.|\n)*broken.c:4:\d+: error"):
+        tpc.compile(path)
+
+
+def test_names_of_the_c_library_are_free(tmp_path):
+    """For functions and variables of a kernel; so are those of the vendor's headers."""
+    path = tmp_path / "names.c"
+    path.write_text("""
+    #include <math.h>
+    #include <stdint.h>
+    typedef char int8_t;
+    __local__ float64 y1[2];
+    __local__ float64 gamma;
+    __local__ int index[2];
+    union both { float64 f; int64 i; };
+    static float64 exp(float64 x) { return x + 1.f; }
+    static float64 v_f32_reduce_add(float64 x) { return x * 2.f; }
+    void main(tensor to) {
+      int5 c = {0};
+      y1[1] = 2.f;
+      gamma = exp(y1[1]);
+      index[0] = 4;
+      union both u;
+      u.f = v_f32_reduce_add(gamma) + index[0];
+      u.i ^= 0x80000000;
+      v_f32_st_tnsr(c, to, u.f);
+    }
+    """)
+    to = np.zeros(64, np.float32)
+    report = tpc.compile(path).run([], [to], index_space=(1,))
+    assert (to == -10).all()
+    assert (report.vector_memory, report.scalar_memory) == (3 * 256, 8)
+
+
+def test_what_was_not_set_has_one_value(tmp_path):
+    """In checking mode, if the compiler can: a kernel that uses it has equal results, far from any that is right."""
+    path = tmp_path / "unset.c"
+    path.write_text("void main(tensor to) { int5 c = {0}; float64 v; v_f32_st_tnsr(c, to, v); }")
+    kernel = tpc.compile(path)
+    compiler = _compile.find_compiler()
+    if not _compile._fill_flags(compiler, 0.0):
+        pytest.skip("the compiler does not fill variables")
+    to = np.zeros(64, np.float32)
+    kernel.run([], [to], index_space=(1,))
+    assert len(set(to.view(np.uint32).tolist())) == 1
+    assert not (np.abs(to) < 1e30).any()

@@ -22,6 +22,8 @@ functions = {
     "max_scalar": function("float64", "v_f32_max_b(a, 0)", a="float64"),
     "u8_max": function("uchar256", "v_u8_max_b(a, b)", a="uchar256", b="uchar256"),
     "abs": function("float64", "v_f32_abs_b(a)", a="float64"),
+    "bf16_abs": function("bfloat128", "v_bf16_abs_b(a)", a="bfloat128"),
+    "f16_abs": function("half128", "v_f16_abs_b(a)", a="half128"),
     "i8_abs": function("char256", "v_i8_abs_b(a)", a="char256"),
     "i8_abs_wraps": function("char256", "v_i8_abs_b(a, SW_NO_SAT)", a="char256"),
     "mask_eq_zero": function("bool64", "v_i32_cmp_eq_b(a, b, SW_MASK_EQ_ZERO)", a="int64", b="int64"),
@@ -156,6 +158,9 @@ def test_extrema_have_the_rule_of_one_nan() -> None:
 def test_absolute_values_touch_the_sign_alone() -> None:
     """Of floats; of integers the most negative one saturates."""
     np.testing.assert_array_equal(bits(library.lanes("abs", SPECIAL)), bits(SPECIAL) & 0x7FFFFFFF)
+    all_bits = np.arange(2**16, dtype=np.uint16)
+    np.testing.assert_array_equal(library.lanes("bf16_abs", all_bits), all_bits & 0x7FFF)
+    np.testing.assert_array_equal(library.lanes("f16_abs", all_bits), all_bits & 0x7FFF)
     x = np.arange(-128, 128).astype(np.int8)
     np.testing.assert_array_equal(library.lanes("i8_abs", x), np.minimum(np.abs(x.astype(int)), 127))
     np.testing.assert_array_equal(library.lanes("i8_abs_wraps", x), np.abs(x))

@@ -142,6 +142,9 @@ def test_bf16(kernel):
         ({"inputs": [(np.zeros(3, np.uint16), "f32")]}, TypeError, r"the one that is understood is \(uint16 array"),
         ({"inputs": [np.zeros((1,) * 6, np.float32)]}, ValueError, "has 6 dimensions; a TPC tensor has at most 5"),
         ({"inputs": [np.zeros(8, np.float32)[::-1]]}, ValueError, "forwards: give a copy"),
+        ({"inputs": np.zeros(8, np.float32)}, TypeError, r"inputs is one array of shape \(8,\); give a list"),
+        ({"outputs": torch.zeros(8)}, TypeError, r"outputs is one array of shape \(8,\); give a list"),
+        ({"index_space": 8}, TypeError, r"index_space is 8; give a sequence of 1 to 5 sizes, as \(8,\)"),
         ({"index_space": ()}, ValueError, r"index_space is \(\); give 1 to 5 sizes"),
         ({"index_space": (2, -1)}, ValueError, "none negative"),
         ({"index_space": (2**20, 2**20)}, ValueError, "can be run"),
@@ -150,6 +153,7 @@ def test_bf16(kernel):
         ({"pad_values": [1.0]}, ValueError, "pad_values has 1 values; .* has 2 tensors"),
         ({"access": [None]}, ValueError, "access has 1 patterns; there are 2"),
         ({"access": [None, [tpc.Access()] * 2]}, ValueError, "2 dimensions for to, which has 1"),
+        ({"access": [None, tpc.Access()]}, TypeError, "access of to is one Access; give a list of one for each"),
         ({"access": [None, ["all"]]}, TypeError, "give one Access for each dimension"),
         ({"inputs": [torch.zeros(8, device="meta")]}, ValueError, "is on meta; an emulated kernel runs on CPU"),
     ],
@@ -304,6 +308,42 @@ def test_registers_and_coordinates(kernel):
     to = np.zeros(5, np.int32)
     kernel(REGISTERS).run([], [to], index_space=(1,))
     assert to.tolist() == [2, 4, 17, 9, 0]
+
+
+HALVES = """
+void main(tensor lanes, tensor to) {
+  int5 c = {0};
+  v_T_st_l_v(256, ONES);
+  v_T_st_l_v_low(384, v_T_add_b(ONES, ONES));
+  v_T_st_l_v_high(512, v_T_add_b(v_T_add_b(ONES, ONES), ONES));
+  v_T_st_tnsr(c, to, v_T_ld_l_v_b(256)); c[1] = 1;
+  v_T_st_tnsr(c, to, v_T_ld_l_v_low_b(512, 0, ONES)); c[1] = 2;
+  v_T_st_tnsr(c, to, v_T_ld_l_v_high_b(384, 0, ONES, 1, 0)); c[1] = 3;
+  v_T_st_tnsr(c, to, v_T_ld_l_v_high_b(384, 0, ONES, 1, 1)); c[1] = 4;
+  MASK odd = v_T_cmp_eq_b(v_T_ld_tnsr_b(c, lanes), ONES);
+  v_T_st_tnsr(c, to, v_T_ld_l_v_vb(256, 0, v_T_add_b(ONES, ONES), odd, 1)); c[1] = 5;
+  v_T_st_tnsr(c, to, v_T_ld_l_v_low_vb(512, 0, ONES, odd)); c[1] = 6;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "vector", "mask", "dtype"),
+    [("f32", "float64", "bool64", np.float32), ("i16", "short128", "bool128", np.int16)],
+)
+def test_halves_of_local_vectors(kernel, name, vector, mask, dtype):
+    """Are at the address that is given, and are the lanes of their half; the others are the income."""
+    lanes = 256 // np.dtype(dtype).itemsize
+    to, odd = np.zeros((6, lanes), dtype), np.tile(np.arange(lanes) % 2, (6, 1)).astype(dtype)
+    kernel(HALVES.replace("v_T", f"v_{name}").replace("ONES", f"(({vector})1)").replace("MASK", mask)).run(
+        [odd], [to], index_space=(1,)
+    )
+    half = lanes // 2
+    low, high = np.arange(lanes) < half, np.arange(lanes) >= half
+    want = [np.where(low, 1, 2), np.where(low, 3, 1), np.where(high, 2, 1), np.ones(lanes)]
+    np.testing.assert_array_equal(to[:4], want)
+    np.testing.assert_array_equal(to[4], np.where(odd[0] == 0, want[0], 2))
+    np.testing.assert_array_equal(to[5], np.where(low & (odd[0] == 1), 3, 1))
 
 
 RANDOM = """

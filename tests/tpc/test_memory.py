@@ -116,7 +116,10 @@ def test_loads(kernel, element, check):
             to = np.zeros(lanes, from_.dtype)
             arguments = [argument(from_, element), argument(mask, element)], [argument(to, element)], [mode, x, y]
             if name == "broadcast" and not inside:
-                with pytest.raises(tpc.KernelError, match=r"loads through an address of from .*which is outside"):
+                with pytest.raises(
+                    tpc.KernelError,
+                    match=r"loads through an address of from .*which is outside: the sizes of the tensor are \(",
+                ):
                     loads.run(*arguments, index_space=(1,), check=check)
                 continue
             report = loads.run(*arguments, index_space=(1,), check=check)
@@ -145,7 +148,10 @@ def test_stores(kernel, element, check):
                 expected[y, x + i] = lane[i]
             arguments = [argument(from_, element)], [argument(to, element)], [mode, x, y]
             if mode == 5 and not inside:
-                with pytest.raises(tpc.KernelError, match=r"stores through an address of to .*which is outside"):
+                with pytest.raises(
+                    tpc.KernelError,
+                    match=r"stores through an address of to .*which is outside: the sizes of the tensor are \(",
+                ):
                     stores.run(*arguments, index_space=(1,), check=check)
                 continue
             report = stores.run(*arguments, index_space=(1,), check=check)
@@ -239,11 +245,17 @@ void main(tensor from, tensor to) {
         ("v = v_f32_ld_tnsr_b(c, from, SW_UNPACK | SW_UNPCK_16_TO_32)", "switches 0x10 of a load or store"),
         ("v_f32_st_tnsr(c, to, v, SW_PACK)", "switches 0x4 of a load or store"),
         ("gen_addr(c, from, SW_DT_OVERRIDE)", "switches 0x10"),
-        ("v_f32_st_tnsr(c, from, v)", r"stores to from \(tensor 0\), which is an input"),
+        (
+            "v_f32_st_tnsr(c, from, v)",
+            r"stores to from \(tensor 0\), which is an input; outputs are the tensors of main after",
+        ),
         ("v_f32_ld_tnsr_b(c, 2)", "no tensor 2: main has 2"),
         ("get_dim_size(from, 5)", "no dimension 5"),
         ("s_f32_ld_g((float*)gen_addr(c, from) + 1)", "an address that gen_addr has not made"),
-        ("v_bf16_ld_tnsr_b(c, from)", r"for bf16 elements was given from \(tensor 0\), whose elements are f32"),
+        (
+            "v_bf16_ld_tnsr_b(c, from)",
+            r"for bf16 elements was given from \(tensor 0\), whose elements are f32: use that of f32",
+        ),
     ],
 )
 def test_what_is_not_documented_is_refused(kernel, statement, message):

@@ -137,7 +137,7 @@ template <class E>
 inline E absolute(E x, int switches) {
   if constexpr (kIsFloat<E>) {
     using B = BitsOf<E>;
-    return std::bit_cast<E>(static_cast<B>(std::bit_cast<B>(x) & static_cast<B>(~B{0} >> 1)));
+    return std::bit_cast<E>(static_cast<B>(std::bit_cast<B>(x) & static_cast<B>(static_cast<B>(~B{0}) >> 1)));
   } else {
     const E y = x < 0 ? negate(x) : x;
     return y < 0 && (switches & SW_NO_SAT) == 0 ? std::numeric_limits<E>::max() : y;

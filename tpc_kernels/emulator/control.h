@@ -1,7 +1,7 @@
 // Descriptors, registers and what only changes time: get_dim_size, pad values, LFSRs, rounding registers, semaphores,
 // caches, local memory by address.
 #pragma once
-#include "switches.h"
+#include "instruction.h"
 #include "tensors.h"
 
 namespace gaudi3_rt::tpc {
@@ -30,6 +30,9 @@ template <class V>
 V* vector_local(std::uint32_t address) {
   return static_cast<V*>(
       local_address(machine.vector_local, sizeof machine.vector_local, address, sizeof(V), "vector local"));
+}
+inline void* half_local(std::uint32_t address) {
+  return local_address(machine.vector_local, sizeof machine.vector_local, address, 128, "vector local");
 }
 
 }  // namespace gaudi3_rt::tpc
@@ -142,6 +145,23 @@ inline void prefetch(const void* /*address*/, int /*switches*/ = 0, bool /*predi
 inline void event(std::uint16_t /*id*/, int /*switches*/ = 0, bool /*predicate*/ = true, bool /*polarity*/ = false) {}
 inline void thread_sync() {}
 
+// Half a vector, by the address of its first byte, from and to lanes FIRST and following.
+#define G3RT_LOCAL_HALF(T, V, HALF, FIRST)                                                                            \
+  inline V v_##T##_ld_l_v_##HALF##_b(std::uint32_t address, int /*switches*/ = 0,                                     \
+                                     const V& income = gaudi3_rt::tpc::unset<V>(), bool predicate = true,             \
+                                     bool polarity = false) {                                                         \
+    V r = income;                                                                                                     \
+    if (predicate != polarity) std::memcpy(r.lane + (FIRST), gaudi3_rt::tpc::half_local(address), 128);               \
+    return r;                                                                                                         \
+  }                                                                                                                   \
+  inline V v_##T##_ld_l_v_##HALF##_vb(std::uint32_t address, int switches, const V& income,                           \
+                                      const gaudi3_rt::tpc::Predicate<V::kLanes>& predicate, bool polarity = false) { \
+    return gaudi3_rt::tpc::blend(v_##T##_ld_l_v_##HALF##_b(address, switches, income), income, predicate, polarity);  \
+  }                                                                                                                   \
+  inline void v_##T##_st_l_v_##HALF(std::uint32_t address, const V& value, int /*switches*/ = 0,                      \
+                                    bool predicate = true, bool polarity = false) {                                   \
+    if (predicate != polarity) std::memcpy(gaudi3_rt::tpc::half_local(address), value.lane + (FIRST), 128);           \
+  }
 // Local memory by byte address; file-scope variables are not in it.
 #define G3RT_LOCAL(T, V, E)                                                                                      \
   inline E s_##T##_ld_l(std::uint32_t address, int switches = 0, E income = E(0), bool predicate = true,         \
@@ -166,6 +186,12 @@ inline void thread_sync() {}
                             bool polarity = false) {                                                             \
     return predicate == polarity ? income : v_##T##_ld_l_v_b(address, switches);                                 \
   }                                                                                                              \
+  inline V v_##T##_ld_l_v_vb(std::uint32_t address, int switches, const V& income,                               \
+                             const gaudi3_rt::tpc::Predicate<V::kLanes>& predicate, bool polarity = false) {     \
+    return gaudi3_rt::tpc::blend(v_##T##_ld_l_v_b(address, switches), income, predicate, polarity);              \
+  }                                                                                                              \
+  G3RT_LOCAL_HALF(T, V, low, 0)                                                                                  \
+  G3RT_LOCAL_HALF(T, V, high, V::kLanes / 2)                                                                     \
   inline void v_##T##_st_l_v(std::uint32_t address, const V& value, int /*switches*/ = 0, bool predicate = true, \
                              bool polarity = false) {                                                            \
     if (predicate != polarity) *gaudi3_rt::tpc::vector_local<V>(address) = value;                                \
@@ -186,3 +212,4 @@ G3RT_LOCAL(u16, ushort128, std::uint16_t)
 G3RT_LOCAL(i8, char256, std::int8_t)
 G3RT_LOCAL(u8, uchar256, std::uint8_t)
 #undef G3RT_LOCAL
+#undef G3RT_LOCAL_HALF

@@ -39,17 +39,6 @@ G3RT_PARAMETER(std::int8_t, 'b')
 G3RT_PARAMETER(std::uint8_t, 'B')
 G3RT_PARAMETER(char, 'b')
 #undef G3RT_PARAMETER
-// TPC-C's long has 32 bits.
-template <>
-struct Parameter<long> {
-  static constexpr char kLetter = 'i';
-  static long value(std::uint32_t bits) { return static_cast<std::int32_t>(bits); }
-};
-template <>
-struct Parameter<unsigned long> {
-  static constexpr char kLetter = 'I';
-  static unsigned long value(std::uint32_t bits) { return bits; }
-};
 template <>
 struct Parameter<bool> {
   static constexpr char kLetter = '?';

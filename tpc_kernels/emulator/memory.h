@@ -92,8 +92,8 @@ E* global_element(const void* pointer, bool is_store) {
   const char* verb = is_store ? "stores" : "loads";
   if (pointer == outside_page) {
     const Tensor& t = machine.tensors[machine.outside.tensor];
-    fail("It %s through an address of %s at %s, which is outside.", verb, t.name,
-         coords_text(t, machine.outside.coords).c_str());
+    fail("It %s through an address of %s at %s, which is outside: the sizes of the tensor are %s.", verb, t.name,
+         coords_text(t, machine.outside.coords).c_str(), sizes_text(t).c_str());
   }
   if constexpr (checking()) {
     const auto found = machine.places.find(pointer);

@@ -31,6 +31,12 @@ inline std::string coords_text(const Tensor& t, const int* c, int lane = 0) {
   return text + ")";
 }
 
+inline std::string sizes_text(const Tensor& t) {
+  std::string text = "(" + std::to_string(t.size[0]);
+  for (int d = 1; d < t.rank; ++d) text += ", " + std::to_string(t.size[d]);
+  return text + ")";
+}
+
 inline Tensor& tensor_at(int handle) {
   if (handle < 0 || handle >= machine.run->n_tensors) {
     fail("There is no tensor %d: main has %d of them.", handle, machine.run->n_tensors);
@@ -43,8 +49,8 @@ template <class E>
 Tensor& tensor_of(int handle) {
   Tensor& t = tensor_at(handle);
   if (bytes_of(t.element) != sizeof(E)) {
-    fail("An instruction for %s elements was given %s, whose elements are %s.", name_of(element_of<E>()), t.name,
-         name_of(t.element));
+    fail("An instruction for %s elements was given %s, whose elements are %s: use that of %s or another tensor.",
+         name_of(element_of<E>()), t.name, name_of(t.element), name_of(t.element));
   }
   return t;
 }
@@ -124,7 +130,9 @@ inline void check_load(int handle, const int* c, std::int64_t offset, int first,
 inline void check_store(int handle, const int* c, std::int64_t offset, int first, int last, bool read_modify_write) {
   if (first >= last) return;
   const Tensor& t = machine.tensors[handle];
-  if (!t.is_output) fail("It stores to %s, which is an input.", t.name);
+  if (!t.is_output) {
+    fail("It stores to %s, which is an input; outputs are the tensors of main after the inputs.", t.name);
+  }
   if (!checking()) return;
   check_pattern(handle, c, first, last, "stores to");
   if (t.writers == nullptr || read_modify_write) return;

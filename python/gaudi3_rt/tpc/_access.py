@@ -60,6 +60,9 @@ def check_access(access: AccessPatterns | None, names: list[str], ranks: list[in
         raise ValueError(message)
     patterns = []
     for given, name, rank in zip(access, names, ranks, strict=True):
+        if isinstance(given, Access):
+            message = f"access of {name} is one Access; give a list of one for each dimension, or None"
+            raise TypeError(message)
         pattern = _ALL if given is None else tuple(given)
         if given is not None and len(pattern) > max(rank, 1):
             message = f"access has {len(pattern)} dimensions for {name}, which has {rank}"

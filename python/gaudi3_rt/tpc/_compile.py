@@ -46,12 +46,15 @@ _MACHINE_FLAGS = ("-mno-mmx",) if platform.machine() in {"x86_64", "AMD64"} else
 _LINK_FLAGS = ("-fPIC", "-shared", "-fvisibility=hidden")
 _CHECKING_FLAGS = ("-O1", "-DGAUDI3_RT_TPC_CHECKING=1")
 _FAST_FLAGS = ("-O3", "-DGAUDI3_RT_TPC_CHECKING=0")
+# The kernel has a namespace, so that it may use any name that the C library or the emulator has, too.
 _WRAPPER = """\
 #include "tpc.h"
 namespace gaudi3_rt::tpc { struct KernelFollows; }
+namespace tpc_kernel {
 #define main gaudi3_rt_tpc_main
 #include "{source}"
 GAUDI3_RT_TPC_KERNEL
+}
 """
 _MAIN = re.compile(r"\bgaudi3_rt_tpc_main\s*\(([^)]*)\)")
 # What reads the vendor's tables, which take a part of vector local memory.
@@ -59,6 +62,13 @@ _TABLES = re.compile(
     r"\b(?:v_)?(?:exp|expm1|log|log2|pow|pow2|reciprocal|sqrt|rsqrt|div|tanh|sigmoid|sin|cos|mod)(?:_fast)?_(?:f32|bf16|f16)\b"
     r"|\bv_\w+_reduce_(?!nolut)\w+|\bv_\w+_lookup\w*"
 )
+# TPC-C's long is an int. Strings stay, long long stays, and `long int` or `long unsigned` lose the word.
+_LONG = re.compile(
+    r"""(?P<kept>"(?:\\.|[^"\\])*"|\blong\s+long\b)|(?P<gone>\blong(?=\s+(?:(?:un)?signed|int)\b)|(?<=\bint)\s+long\b)|\blong\b"""
+)
+_FILL = "-ftrivial-auto-var-init=pattern"  # what a kernel has not set is then the same in every run
+_REFUSED = re.compile(r"(?:static assertion failed|static_assert failed).*?[:\"] ?\"?((?:a parameter of )?main .+)")
+_REFUSED_TYPE = re.compile(r"gaudi3_rt::tpc::Parameter<(.+?)>['\u2019]")
 _UNKNOWN = re.compile(r"error: (?:'(\w+)' was not declared in this scope|use of undeclared identifier '(\w+)')")
 
 
@@ -94,6 +104,14 @@ def _version(compiler: str, _modified: float) -> str:
     return run.stdout
 
 
+@functools.lru_cache
+def _fill_flags(compiler: str, _modified: float) -> tuple[str, ...]:
+    """What gives variables a value that nothing has set, if the compiler can (g++ 12, clang 8)."""
+    probe = [compiler, _FILL, "-x", "c++", "-E", os.devnull]
+    run = subprocess.run(probe, capture_output=True, check=False)  # noqa: S603
+    return () if run.returncode else (_FILL,)
+
+
 def _command(arch: str, defines: Defines, include_dirs: Sequence[Path], flags: Sequence[str]) -> list[str]:
     if arch not in ARCHS:
         message = f"arch is {arch!r}; it is one of {', '.join(ARCHS)}"
@@ -109,10 +127,10 @@ def _command(arch: str, defines: Defines, include_dirs: Sequence[Path], flags: S
     return command
 
 
-def _compiler_run(command: list[str], wrapper: str, folder: Path) -> str:
+def _compiler_run(command: list[str], text: str, folder: Path, suffix: str = ".cpp") -> str:
     environment = {**os.environ, "LC_ALL": "C"}
-    source = folder / "kernel.cpp"
-    source.write_text(wrapper)
+    source = folder / f"kernel{suffix}"
+    source.write_text(text)
     run = subprocess.run(  # noqa: S603
         [*command, str(source)], capture_output=True, text=True, check=False, env=environment
     )
@@ -126,12 +144,21 @@ def _explain(errors: str, folder: Path) -> str:
     unknown = {a or b for a, b in _UNKNOWN.findall(errors)}
     lines = [line for line in errors.splitlines() if str(folder) not in line or "error" in line]
     if "gaudi3_rt_tpc_main" in unknown:
-        head = "the file has no function main"
-    elif unknown:
+        return "the file has no function main; a kernel begins at void main(tensor ..., and scalars)"
+    if refused := _REFUSED.search(errors):
+        seen = _REFUSED_TYPE.search(errors)
+        return (f"main has a parameter of type {seen[1]}: " if seen else "") + refused[1].strip('"')
+    if unknown:
         head = f"not declared: {', '.join(sorted(unknown))}; an intrinsic of that name is not emulated"
     else:
         head = "the kernel does not compile"
-    return "\n".join([head, *lines]).replace("gaudi3_rt_tpc_main", "main")
+    return "\n".join([head, *lines]).replace("tpc_kernel::", "").replace("gaudi3_rt_tpc_main", "main")
+
+
+def _with_long_of_32_bits(text: str) -> str:
+    """A preprocessed file in which the kernel's long is int."""
+    emulator, marker, kernel = text.partition("KernelFollows")
+    return emulator + marker + _LONG.sub(lambda m: m["kept"] or ("" if m["gone"] else "int"), kernel)
 
 
 @dataclass(frozen=True)
@@ -164,18 +191,26 @@ def build(source: Path, arch: str, defines: Defines, include_dirs: Sequence[Path
         message = f"there is no kernel file {source}"
         raise FileNotFoundError(message)
     command = _command(arch, defines, include_dirs, _CHECKING_FLAGS if check else _FAST_FLAGS)
+    compiler = (command[0], Path(command[0]).stat().st_mtime)
+    if check:
+        command += _fill_flags(*compiler)
     wrapper = _WRAPPER.replace("{source}", str(source.resolve()).replace("\\", "\\\\").replace('"', '\\"'))
     cache = cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         folder = Path(temporary)
         text = _compiler_run([*command, "-E", "-P"], wrapper, folder)
-        version = _version(command[0], Path(command[0]).stat().st_mtime)
+        version = _version(*compiler)
         key = hashlib.sha256("\0".join([text, version, *command[1:], *_LINK_FLAGS]).encode()).hexdigest()
         library = cache / f"{source.stem}-{key[:32]}.so"
         if not library.exists():
             built = folder / library.name
-            _compiler_run([*command, *_LINK_FLAGS, "-o", str(built)], wrapper, folder)
+            link = [*command, *_LINK_FLAGS, "-o", str(built)]
+            if _with_long_of_32_bits(text) == text:
+                _compiler_run(link, wrapper, folder)
+            else:  # the compiler's messages are a little worse, since it does not see macros
+                lines = _compiler_run([*command, "-E"], wrapper, folder)
+                _compiler_run(link, _with_long_of_32_bits(lines), folder, ".ii")
             built.replace(library)
     kernel = text.partition("KernelFollows")[2]
     return Build(library, _parameter_names(kernel), _TABLES.search(kernel) is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ class Variable:
     def is_vector(self) -> bool:
         """In vector local memory, since it consists of whole vectors; else in scalar local memory."""
         return self.address % _VECTOR_BYTES == 0 and self.size % _VECTOR_BYTES == 0
+
+
+def _source_name(symbol: str) -> str:
+    """The name of a variable in the file of the kernel, whose namespace is that of _compile.py."""
+    found = re.match(r"_ZN10tpc_kernelL?(\d+)", symbol)
+    return symbol[found.end() :][: int(found[1])] if found else symbol
 
 
 def _name(strings: bytes, offset: int) -> str:
@@ -60,5 +67,5 @@ def symbols(library: Path) -> tuple[list[Variable], dict[str, int]]:
             if info & 15 != _OBJECT:
                 functions[symbol] = address
             elif home < count and section_names[home] in {".data", ".bss"} and not symbol.startswith(_NOT_THE_KERNELS):
-                variables.append(Variable(symbol, address, size, sections[home][1] != _NO_BITS))
+                variables.append(Variable(_source_name(symbol), address, size, sections[home][1] != _NO_BITS))
     return variables, functions

@@ -20,8 +20,12 @@ def check_index_space(sizes: Sequence[int]) -> tuple[int, ...]:
     """An index space's sizes, dimension 0 first.
 
     Raises:
+        TypeError: it is no sequence.
         ValueError: it has no or more than five dimensions, a negative one, or too many members to count.
     """
+    if not isinstance(sizes, Sequence | np.ndarray):
+        message = f"index_space is {sizes!r}; give a sequence of 1 to {MAX_DIMS} sizes, as ({sizes!r},)"
+        raise TypeError(message)
     space = tuple(int(n) for n in sizes)
     if not 1 <= len(space) <= MAX_DIMS or any(n < 0 for n in space):
         message = f"index_space is {space}; give 1 to {MAX_DIMS} sizes, none negative"

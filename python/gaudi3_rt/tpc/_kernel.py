@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gaudi3_rt.tpc._access import MAX_DIMS, Access, AccessPatterns, check_access
 from gaudi3_rt.tpc._arrays import Array, Bits, Operand, check_memory
@@ -168,6 +169,10 @@ class Kernel:
         return self._libraries[check]
 
     def _operands(self, inputs: Sequence[Array], outputs: Sequence[Array], names: list[str]) -> list[Operand]:
+        for what, given in (("inputs", inputs), ("outputs", outputs)):
+            if isinstance(given, np.ndarray | torch.Tensor):
+                message = f"{what} is one array of shape {tuple(given.shape)}; give a list of tensors"
+                raise TypeError(message)
         if len(inputs) + len(outputs) != len(names):
             message = (
                 f"{self.name} has {len(names)} tensors ({', '.join(names)}); "
