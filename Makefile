@@ -4,6 +4,7 @@
 # make bench  time the kernels against torch and the memory limit (bench/)
 # make bench-peers  the same against other libraries, which are installed into .venv-peers (bench/README.md)
 # make hpu-check HABANA_INCLUDE=dir  check the HPU operators and the glue ABI against Habana's headers (dir or dirs)
+# make tpc-asm TPC_CLANG=path  compile the TPC kernels with a TPC compiler and count the bundles of their loops
 # make clean  remove what these made
 #
 # Each makes its .venv when it is missing and does again only what changed sources call for.
@@ -19,16 +20,17 @@ pip = $(@D)/bin/python -m pip --quiet --disable-pip-version-check
 sources := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find csrc python tpc_kernels -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint bench bench-peers hpu-check clean
+.PHONY: demo test lint bench bench-peers hpu-check tpc-asm clean
 .DELETE_ON_ERROR:
 
 demo: $(venv)/.extra-examples
 	$(python) examples/train_stdlib.py
 
-test: $(venv)/.extra-cli $(venv)/.extra-examples $(venv)/.extra-test $(venv)/.extra-bench
-	$(python) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# Threads that wait leave their core to the other processes of the run.
+test: $(venv)/.extra-cli $(venv)/.extra-hpu $(venv)/.extra-ops $(venv)/.extra-examples $(venv)/.extra-test $(venv)/.extra-bench
+	OMP_WAIT_POLICY=passive $(python) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-lint: $(venv)/.extra-cli $(venv)/.extra-lint $(venv)/.extra-examples
+lint: $(venv)/.extra-cli $(venv)/.extra-hpu $(venv)/.extra-ops $(venv)/.extra-lint $(venv)/.extra-examples
 	$(venv)/bin/ruff check .
 	$(venv)/bin/ruff format --check .
 	$(venv)/bin/mypy
@@ -50,6 +52,11 @@ hpu-check: $(venv)/.torch
 	mkdir -p build
 	$(CXX) -std=c++17 -Wall -Wextra -Werror $(addprefix -isystem,$(HABANA_INCLUDE)) tpc_kernels/glue/abi_check.cpp -o build/abi_check
 	build/abi_check
+
+# The table is kept in tpc_kernels/assembly.md.
+TPC_CLANG ?= tpc-clang
+tpc-asm: $(venv)/.package
+	$(python) tpc_kernels/assembly.py $(TPC_CLANG)
 
 clean:
 	rm -rf $(venv) $(peers) build .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks

@@ -6,7 +6,7 @@
 void main(tensor sums, tensor scalars, tensor norm, tensor coefficient) {
   const float max_norm = g3rt_scalar(scalars, 0);
   const float eps = g3rt_scalar(scalars, 1);
-  const float64 root = g3rt_sqrt(g3rt_sum_tensor(sums));
+  const float64 root = g3rt_sqrt(g3rt_sum_tensor(sums, get_dim_size(sums, 0)));
   const float64 ratio = g3rt_divide(max_norm, v_f32_add_b(root, eps));
   g3rt_store_one(0, norm, root);
   g3rt_store_one(0, coefficient, v_f32_sel_grt_f32_b(ratio, 1.0f, 1.0f, ratio));

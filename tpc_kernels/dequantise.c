@@ -24,8 +24,10 @@ void main(tensor codes, tensor largest, tensor codes_per_octave, tensor x) {
   const int5 first = get_index_space_offset();
   const int5 count = get_index_space_size();
   const int blocks = G3RT_MEMBER_ELEMENTS / G3RT_BLOCK_ELEMENTS;
-  const int end = get_dim_size(largest, 0);
-  for (int block = first[0] * blocks; block < (first[0] + count[0]) * blocks && block < end; ++block) {
+  /* Beyond the last block there is no scale to read. */
+  const int end = s_i32_min((first[0] + count[0]) * blocks, get_dim_size(largest, 0));
+#pragma loop_unroll(3) unaligned_trip_count
+  for (int block = first[0] * blocks; block < end; ++block) {
     const int element = block * G3RT_BLOCK_ELEMENTS;
     const float64 scale = v_f32_ld_g((__global__ float*)gen_addr(g3rt_at(block), largest));
     const float64 step = bits_per_code(v_f32_ld_g((__global__ float*)gen_addr(g3rt_at(block), codes_per_octave)));

@@ -4,7 +4,7 @@
 
 /* All kernels see a tensor as one row of elements. A member of the index space takes kMemberElements of them, so the
    last one may reach past the end: its loads are padded there, its stores dropped. */
-#define G3RT_MEMBER_ELEMENTS 512
+#define G3RT_MEMBER_ELEMENTS 2048
 
 /* Elements that share a scale in the int8 format. */
 #define G3RT_BLOCK_ELEMENTS 256

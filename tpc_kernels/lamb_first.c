@@ -20,6 +20,37 @@ static inline float64 step_vector(int element, float64 param, float64 grad, Cons
   return direction(param, exp_avg, exp_avg_sq, c);
 }
 
+/* Of a member that does not reach past the end, no lane has to be masked. */
+static inline void step_member(int member, int masked, int end, Constants c, float grad_factor, tensor param_in,
+                               tensor grad_in, tensor exp_avg_in, tensor exp_avg_sq_in, tensor exp_avg_out,
+                               tensor exp_avg_sq_out, tensor param_sums, tensor update_sums) {
+  const int begin = member * G3RT_MEMBER_ELEMENTS;
+  Sum params = g3rt_zero_sum();
+  Sum updates = g3rt_zero_sum();
+#pragma unroll(2)
+  for (int element = begin; element < begin + G3RT_MEMBER_ELEMENTS; element += G3RT_QUAD_ELEMENTS) {
+    Quad param = g3rt_load_quad_f32(element, param_in);
+    const Quad grad = g3rt_scale_quad(g3rt_load_quad(element, grad_in), grad_factor);
+    Quad update;
+#define STEP(place, offset)                                                                                        \
+  update.place = step_vector(element + offset * G3RT_LANES, param.place, grad.place, c, exp_avg_in, exp_avg_sq_in, \
+                             exp_avg_out, exp_avg_sq_out);
+    STEP(first.v1, 0)
+    STEP(first.v2, 1)
+    STEP(second.v1, 2)
+    STEP(second.v2, 3)
+#undef STEP
+    if (masked) {
+      param = g3rt_quad_below(param, element, end);
+      update = g3rt_quad_below(update, element, end);
+    }
+    params = g3rt_add_squares(params, param);
+    updates = g3rt_add_squares(updates, update);
+  }
+  g3rt_store_sum(member, param_sums, params);
+  g3rt_store_sum(member, update_sums, updates);
+}
+
 void main(tensor param_in, tensor grad_in, tensor exp_avg_in, tensor exp_avg_sq_in, tensor scalars, tensor exp_avg_out,
           tensor exp_avg_sq_out, tensor param_sums, tensor update_sums) {
   const Constants constants = read_constants(scalars);
@@ -27,23 +58,14 @@ void main(tensor param_in, tensor grad_in, tensor exp_avg_in, tensor exp_avg_sq_
   const int5 first = get_index_space_offset();
   const int5 count = get_index_space_size();
   const int end = get_dim_size(param_in, 0);
-  for (int member = first[0]; member < first[0] + count[0]; ++member) {
-    const int begin = member * G3RT_MEMBER_ELEMENTS;
-    Sum params = g3rt_zero_sum();
-    Sum updates = g3rt_zero_sum();
-#pragma loop_unroll(4)
-    for (int element = begin; element < begin + G3RT_MEMBER_ELEMENTS; element += 2 * G3RT_LANES) {
-      const float128 param = g3rt_load_f32(element, param_in);
-      const float128 grad = G3RT_LOAD(element, grad_in);
-      float128 update;
-      update.v1 = step_vector(element, param.v1, v_f32_mul_b(grad.v1, grad_factor), constants, exp_avg_in,
-                              exp_avg_sq_in, exp_avg_out, exp_avg_sq_out);
-      update.v2 = step_vector(element + G3RT_LANES, param.v2, v_f32_mul_b(grad.v2, grad_factor), constants, exp_avg_in,
-                              exp_avg_sq_in, exp_avg_out, exp_avg_sq_out);
-      params = g3rt_add_squares(params, g3rt_pair_below(param, element, end));
-      updates = g3rt_add_squares(updates, g3rt_pair_below(update, element, end));
-    }
-    g3rt_store_sum(member, param_sums, params);
-    g3rt_store_sum(member, update_sums, updates);
+  const int members = first[0] + count[0];
+  const int whole = s_i32_min(members, end / G3RT_MEMBER_ELEMENTS);
+  for (int member = first[0]; member < whole; ++member) {
+    step_member(member, 0, end, constants, grad_factor, param_in, grad_in, exp_avg_in, exp_avg_sq_in, exp_avg_out,
+                exp_avg_sq_out, param_sums, update_sums);
+  }
+  if (whole < members) {
+    step_member(whole, 1, end, constants, grad_factor, param_in, grad_in, exp_avg_in, exp_avg_sq_in, exp_avg_out,
+                exp_avg_sq_out, param_sums, update_sums);
   }
 }

@@ -3,24 +3,36 @@
 
 #include "lars.h"
 
+/* Of a member that does not reach past the end, no lane has to be masked. */
+static inline void sum_member(int member, int masked, int end, float grad_factor, tensor param_in, tensor grad_in,
+                              tensor param_sums, tensor grad_sums) {
+  const int begin = member * G3RT_MEMBER_ELEMENTS;
+  Sum params = g3rt_zero_sum();
+  Sum grads = g3rt_zero_sum();
+#pragma unroll(4)
+  for (int element = begin; element < begin + G3RT_MEMBER_ELEMENTS; element += G3RT_QUAD_ELEMENTS) {
+    Quad param = g3rt_load_quad_f32(element, param_in);
+    Quad grad = g3rt_scale_quad(g3rt_load_quad(element, grad_in), grad_factor);
+    if (masked) {
+      param = g3rt_quad_below(param, element, end);
+      grad = g3rt_quad_below(grad, element, end);
+    }
+    params = g3rt_add_squares(params, param);
+    grads = g3rt_add_squares(grads, grad);
+  }
+  g3rt_store_sum(member, param_sums, params);
+  g3rt_store_sum(member, grad_sums, grads);
+}
+
 void main(tensor param_in, tensor grad_in, tensor scalars, tensor param_sums, tensor grad_sums) {
   const float grad_factor = g3rt_scalar(scalars, CONSTANTS);
   const int5 first = get_index_space_offset();
   const int5 count = get_index_space_size();
   const int end = get_dim_size(param_in, 0);
-  for (int member = first[0]; member < first[0] + count[0]; ++member) {
-    const int begin = member * G3RT_MEMBER_ELEMENTS;
-    Sum params = g3rt_zero_sum();
-    Sum grads = g3rt_zero_sum();
-#pragma loop_unroll(4)
-    for (int element = begin; element < begin + G3RT_MEMBER_ELEMENTS; element += 2 * G3RT_LANES) {
-      float128 grad = G3RT_LOAD(element, grad_in);
-      grad.v1 = v_f32_mul_b(grad.v1, grad_factor);
-      grad.v2 = v_f32_mul_b(grad.v2, grad_factor);
-      params = g3rt_add_squares(params, g3rt_pair_below(g3rt_load_f32(element, param_in), element, end));
-      grads = g3rt_add_squares(grads, g3rt_pair_below(grad, element, end));
-    }
-    g3rt_store_sum(member, param_sums, params);
-    g3rt_store_sum(member, grad_sums, grads);
+  const int members = first[0] + count[0];
+  const int whole = s_i32_min(members, end / G3RT_MEMBER_ELEMENTS);
+  for (int member = first[0]; member < whole; ++member) {
+    sum_member(member, 0, end, grad_factor, param_in, grad_in, param_sums, grad_sums);
   }
+  if (whole < members) sum_member(whole, 1, end, grad_factor, param_in, grad_in, param_sums, grad_sums);
 }

@@ -11,8 +11,8 @@ void main(tensor param_sums, tensor grad_sums, tensor scalars, tensor ratio) {
   const float eps = g3rt_scalar(scalars, EPS_NORM);
   const float clips = g3rt_scalar(scalars, CLIPS);
   const float adapts = g3rt_scalar(scalars, ADAPTS);
-  const float64 param = g3rt_sqrt(g3rt_sum_tensor(param_sums));
-  const float64 grad = g3rt_sqrt(g3rt_sum_tensor(grad_sums));
+  const float64 param = g3rt_sqrt(g3rt_sum_tensor(param_sums, get_dim_size(param_sums, 0)));
+  const float64 grad = g3rt_sqrt(g3rt_sum_tensor(grad_sums, get_dim_size(grad_sums, 0)));
 
   const float64 size = v_f32_add_b(v_f32_mac_b(param, decay, grad), eps);
   float64 trust = g3rt_divide(v_f32_mul_b(param, coeff), size);

@@ -125,8 +125,10 @@ static inline int64 encode(float64 x, Scales scales, float64 per_quarter, float6
   return v_i32_sel_eq_f32_b(scales.largest, scales.largest, code, 0);
 }
 
+#ifndef POSITIVE
 /* The numbers of a byte with sign that have these bits. */
 static inline int64 as_signed_byte(int64 byte) { return v_i32_sub_b(byte, v_i32_shl_b(v_i32_and_b(byte, 0x80), 1)); }
+#endif
 
 void main(tensor x, tensor key_numbers, tensor codes, tensor largest, tensor codes_per_octave) {
   const Keys keys = g3rt_keys(key_numbers);
@@ -134,6 +136,7 @@ void main(tensor x, tensor key_numbers, tensor codes, tensor largest, tensor cod
   const int5 count = get_index_space_size();
   const int blocks = G3RT_MEMBER_ELEMENTS / G3RT_BLOCK_ELEMENTS;
   const int end = get_dim_size(x, 0);
+#pragma loop_unroll(2)
   for (int block = first[0] * blocks; block < (first[0] + count[0]) * blocks; ++block) {
     const int element = block * G3RT_BLOCK_ELEMENTS;
     const int element2 = element + G3RT_LANES, element3 = element2 + G3RT_LANES, element4 = element3 + G3RT_LANES;

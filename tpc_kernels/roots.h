@@ -60,8 +60,8 @@ static inline float64 g3rt_divide(float64 a, float64 b) {
   reciprocal = v_f32_sel_grt_f32_b(b, 0x1p125f, 0.0f, reciprocal);
 
   /* The residual of a small numerator would underflow. */
-  const float64 magnitude = v_f32_abs_b(a);
-  a = v_f32_mul_b(a, v_f32_sel_less_f32_b(magnitude, 0x1p-64f, 0x1p64f, 1.0f));
+  const bool64 small = v_f32_cmp_less_b(v_f32_abs_b(a), 0x1p-64f);
+  a = v_f32_mul_vb(a, 0x1p64f, 0, a, small);
   const float64 quotient = v_f32_mul_b(a, reciprocal);
   float64 residual = a;
   residual = v_f32_mac_b(b, quotient, residual, SW_NEG);
@@ -70,7 +70,7 @@ static inline float64 g3rt_divide(float64 a, float64 b) {
 
   /* The residual of an infinite quotient is not a number. */
   result = v_f32_sel_eq_f32_b(result, result, result, quotient);
-  return v_f32_mul_b(result, v_f32_sel_less_f32_b(magnitude, 0x1p-64f, 0x1p-64f, 1.0f));
+  return v_f32_mul_vb(result, 0x1p-64f, 0, result, small);
 }
 
 #endif

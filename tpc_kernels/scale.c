@@ -2,35 +2,39 @@
    before that, which is what unscaling gradients needs. */
 #include "sums.h"
 
-void main(tensor x, tensor factor, tensor scaled
 #ifdef COUNT_NONFINITE
-          ,
-          tensor nonfinite
-#endif
-) {
+/* Of a member that does not reach past the end, no lane has to be masked. */
+static inline void scale_member(int member, int masked, int end, float by, tensor x, tensor scaled, tensor nonfinite) {
+  const int begin = member * G3RT_MEMBER_ELEMENTS;
+  Sum bad = g3rt_zero_sum();
+#pragma unroll(4)
+  for (int element = begin; element < begin + G3RT_MEMBER_ELEMENTS; element += G3RT_QUAD_ELEMENTS) {
+    const Quad values = g3rt_load_quad(element, x);
+    bad = g3rt_count_nonfinite(bad, masked ? g3rt_quad_below(values, element, end) : values);
+    g3rt_store_quad(element, scaled, g3rt_scale_quad(values, by));
+  }
+  g3rt_store_sum(member, nonfinite, bad);
+}
+
+void main(tensor x, tensor factor, tensor scaled, tensor nonfinite) {
   const float by = g3rt_scalar(factor, 0);
   const int5 first = get_index_space_offset();
   const int5 count = get_index_space_size();
-#ifdef COUNT_NONFINITE
   const int end = get_dim_size(x, 0);
-#endif
-  for (int member = first[0]; member < first[0] + count[0]; ++member) {
-    const int begin = member * G3RT_MEMBER_ELEMENTS;
-#ifdef COUNT_NONFINITE
-    Sum bad = g3rt_zero_sum();
-#endif
+  const int members = first[0] + count[0];
+  const int whole = s_i32_min(members, end / G3RT_MEMBER_ELEMENTS);
+  for (int member = first[0]; member < whole; ++member) scale_member(member, 0, end, by, x, scaled, nonfinite);
+  if (whole < members) scale_member(whole, 1, end, by, x, scaled, nonfinite);
+}
+#else
+void main(tensor x, tensor factor, tensor scaled) {
+  const float by = g3rt_scalar(factor, 0);
+  const int5 first = get_index_space_offset();
+  const int5 count = get_index_space_size();
+  const int end = (first[0] + count[0]) * G3RT_MEMBER_ELEMENTS;
 #pragma loop_unroll(4)
-    for (int element = begin; element < begin + G3RT_MEMBER_ELEMENTS; element += 2 * G3RT_LANES) {
-      float128 values = G3RT_LOAD(element, x);
-#ifdef COUNT_NONFINITE
-      bad = g3rt_count_nonfinite(bad, g3rt_pair_below(values, element, end));
-#endif
-      values.v1 = v_f32_mul_b(values.v1, by);
-      values.v2 = v_f32_mul_b(values.v2, by);
-      G3RT_STORE(element, scaled, values);
-    }
-#ifdef COUNT_NONFINITE
-    g3rt_store_sum(member, nonfinite, bad);
-#endif
+  for (int element = first[0] * G3RT_MEMBER_ELEMENTS; element < end; element += G3RT_QUAD_ELEMENTS) {
+    g3rt_store_quad(element, scaled, g3rt_scale_quad(g3rt_load_quad(element, x), by));
   }
 }
+#endif

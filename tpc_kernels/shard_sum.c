@@ -31,8 +31,8 @@ void main(tensor shards, tensor sum) {
   const int5 first = get_index_space_offset();
   const int5 count = get_index_space_size();
   const int end = (first[0] + count[0]) * G3RT_MEMBER_ELEMENTS;
-  /* A member has four pairs of vectors: as many sums side by side. */
-  for (int element = first[0] * G3RT_MEMBER_ELEMENTS; element < end; element += G3RT_MEMBER_ELEMENTS) {
+  /* Four pairs of vectors at a time, with as many sums side by side. */
+  for (int element = first[0] * G3RT_MEMBER_ELEMENTS; element < end; element += 8 * G3RT_LANES) {
     const int element1 = element + 2 * G3RT_LANES;
     const int element2 = element + 4 * G3RT_LANES;
     const int element3 = element + 6 * G3RT_LANES;

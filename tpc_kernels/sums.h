@@ -4,21 +4,68 @@
 
 #include "elements.h"
 
-/* Two running sums of vectors, so that one addition need not wait for the other. */
+/* Four running sums of vectors, so that an addition need not wait for the one before. */
 typedef struct {
-  float64 even, odd;
+  float64 v1, v2, v3, v4;
 } Sum;
+
+/* 256 elements in the order of memory. */
+typedef struct {
+  float128 first, second;
+} Quad;
+
+#define G3RT_QUAD_ELEMENTS (4 * G3RT_LANES)
+
+static inline Quad g3rt_load_quad_f32(int element, const tensor x) {
+  Quad quad;
+  quad.first = g3rt_load_f32(element, x);
+  quad.second = g3rt_load_f32(element + 2 * G3RT_LANES, x);
+  return quad;
+}
+
+static inline Quad g3rt_load_quad(int element, const tensor x) {
+  Quad quad;
+  quad.first = G3RT_LOAD(element, x);
+  quad.second = G3RT_LOAD(element + 2 * G3RT_LANES, x);
+  return quad;
+}
+
+static inline void g3rt_store_quad(int element, const tensor x, Quad quad) {
+  G3RT_STORE(element, x, quad.first);
+  G3RT_STORE(element + 2 * G3RT_LANES, x, quad.second);
+}
+
+static inline Quad g3rt_scale_quad(Quad x, float by) {
+  x.first.v1 = v_f32_mul_b(x.first.v1, by);
+  x.first.v2 = v_f32_mul_b(x.first.v2, by);
+  x.second.v1 = v_f32_mul_b(x.second.v1, by);
+  x.second.v2 = v_f32_mul_b(x.second.v2, by);
+  return x;
+}
+
+/* x with zeros in the lanes of elements that are not below end. */
+static inline Quad g3rt_quad_below(Quad x, int element, int end) {
+  x.first.v1 = g3rt_below(x.first.v1, element, end);
+  x.first.v2 = g3rt_below(x.first.v2, element + G3RT_LANES, end);
+  x.second.v1 = g3rt_below(x.second.v1, element + 2 * G3RT_LANES, end);
+  x.second.v2 = g3rt_below(x.second.v2, element + 3 * G3RT_LANES, end);
+  return x;
+}
 
 static inline Sum g3rt_zero_sum(void) {
   Sum sum;
-  sum.even = 0.0f;
-  sum.odd = 0.0f;
+  sum.v1 = 0.0f;
+  sum.v2 = 0.0f;
+  sum.v3 = 0.0f;
+  sum.v4 = 0.0f;
   return sum;
 }
 
-static inline Sum g3rt_add_squares(Sum sum, float128 x) {
-  sum.even = v_f32_mac_b(x.v1, x.v1, sum.even);
-  sum.odd = v_f32_mac_b(x.v2, x.v2, sum.odd);
+static inline Sum g3rt_add_squares(Sum sum, Quad x) {
+  sum.v1 = v_f32_mac_b(x.first.v1, x.first.v1, sum.v1);
+  sum.v2 = v_f32_mac_b(x.first.v2, x.first.v2, sum.v2);
+  sum.v3 = v_f32_mac_b(x.second.v1, x.second.v1, sum.v3);
+  sum.v4 = v_f32_mac_b(x.second.v2, x.second.v2, sum.v4);
   return sum;
 }
 
@@ -27,28 +74,23 @@ static inline float64 g3rt_one_unless_finite(float64 x) {
 }
 
 /* Counts the elements that are infinite or NaN. */
-static inline Sum g3rt_count_nonfinite(Sum sum, float128 x) {
-  sum.even = v_f32_add_b(sum.even, g3rt_one_unless_finite(x.v1));
-  sum.odd = v_f32_add_b(sum.odd, g3rt_one_unless_finite(x.v2));
+static inline Sum g3rt_count_nonfinite(Sum sum, Quad x) {
+  sum.v1 = v_f32_add_b(sum.v1, g3rt_one_unless_finite(x.first.v1));
+  sum.v2 = v_f32_add_b(sum.v2, g3rt_one_unless_finite(x.first.v2));
+  sum.v3 = v_f32_add_b(sum.v3, g3rt_one_unless_finite(x.second.v1));
+  sum.v4 = v_f32_add_b(sum.v4, g3rt_one_unless_finite(x.second.v2));
   return sum;
 }
 
 /* Writes the sum as the member's. */
 static inline void g3rt_store_sum(int member, const tensor partials, Sum sum) {
-  g3rt_store_one(member, partials, g3rt_sum_lanes(v_f32_add_b(sum.even, sum.odd)));
-}
-
-/* x with zeros in the lanes of elements that are not below end. */
-static inline float128 g3rt_pair_below(float128 x, int element, int end) {
-  x.v1 = g3rt_below(x.v1, element, end);
-  x.v2 = g3rt_below(x.v2, element + G3RT_LANES, end);
-  return x;
+  const float64 all = v_f32_add_b(v_f32_add_b(sum.v1, sum.v2), v_f32_add_b(sum.v3, sum.v4));
+  g3rt_store_one(member, partials, g3rt_sum_lanes(all));
 }
 
 /* The sum of a tensor, in every lane. What an addition rounds away is summed up too, so the error does not grow with
    the number of elements. */
-static inline float64 g3rt_sum_tensor(const tensor x) {
-  const int end = get_dim_size(x, 0);
+static inline float64 g3rt_sum_tensor(const tensor x, int end) {
   float64 sum = 0.0f;
   float64 lost = 0.0f;
 #pragma loop_unroll(4) unaligned_trip_count

@@ -24,7 +24,7 @@ DTYPES = {
 }
 
 # Around one and two vectors of f32 and of bf16, around members, and several of them.
-SIZES = [1, 2, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 511, 512, 513, 640, 1000, 1024, 1025, 2049]
+SIZES = [1, 2, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 512, 1000, 2047, 2048, 2049, 3000, 4096, 4097]
 
 # What a member touches of a tensor, dimension 0 first.
 ACCESS = {

@@ -113,7 +113,7 @@ def expected_range(access, whole_size):
 
 @pytest.mark.parametrize("n", [1, 63, MEMBER - 1, MEMBER, MEMBER + 1, 10 * MEMBER + 7, 1_000_003])
 def test_geometry_and_patterns(library, kernel, n):
-    """One dimension of ceil(n / 512) members; every tensor and dimension has its pattern; nothing else is asked for."""
+    """One dimension of as many members as cover n; every tensor and dimension has a pattern; nothing else is asked."""
     one = call(kernel, n)
     assert one.run(library) == GRANTED
     instance = one.instance
@@ -160,8 +160,8 @@ def test_empty_tensors_have_no_members(library, n):
 
 def test_axes_of_size_1_do_not_matter(library):
     """A row with more axes is still a row."""
-    inputs, outputs = shapes(KERNELS["adamw_f32"], 600)
-    inputs[0] = ((1, 1, 600), "f32")
+    inputs, outputs = shapes(KERNELS["adamw_f32"], MEMBER + 1)
+    inputs[0] = ((1, 1, MEMBER + 1), "f32")
     one = Call("g3rt_adamw_f32", inputs, outputs)
     assert one.run(library) == GRANTED
     assert one.instance.geometry[0] == 2
@@ -231,9 +231,9 @@ def test_wrong_dtypes(library, kernel):
 
 
 def test_wrong_sizes(library, kernel):
-    """Each tensor that is cut must have the size that follows from the first; the right one is written back."""
+    """A tensor has the size that follows from the first that is cut, or the table's; the right one is written back."""
     for which, code in (("inputs", INPUT_SIZE), ("outputs", OUTPUT_SIZE)):
-        fixed = [i for i, operand in enumerate(kernel[which]) if which == "outputs" or operand["access"] != "whole"]
+        fixed = [i for i, operand in enumerate(kernel[which]) if operand["access"] != "whole" or operand["size"] > 0]
         first_cut = next((i for i, operand in enumerate(kernel["inputs"]) if operand["access"] in CUT), None)
         for i, difference in itertools.product(fixed, (-1, 1)):
             if which == "inputs" and i == first_cut:
@@ -332,6 +332,19 @@ def test_shape_inference_by_hash(library):
     params.guid.hash += 1
     output = ShapeOutput((pointer * 1)(ctypes.pointer(found)))
     assert library.GetShapeInference(GAUDI3, params, output) == INVALID_SHAPE_FUNCTION
+
+
+def test_shape_inference_knows_sizes(library, kernel):
+    """Inputs that no instantiation takes have no outputs."""
+    inputs, outputs = shapes(kernel, 700)
+    first_cut = next((i for i, operand in enumerate(kernel["inputs"]) if operand["access"] in CUT), None)
+    for i, operand in enumerate(kernel["inputs"]):
+        if i == first_cut or (operand["access"] == "whole" and operand["size"] == 0):
+            continue
+        for difference in (-1, 1):
+            (*rows, n), dtype = inputs[i]
+            wrong = [*inputs[:i], ((*rows, n + difference), dtype), *inputs[i + 1 :]]
+            assert infer(library, f"g3rt_{kernel['name']}", wrong, len(outputs))[0] == INPUT_SIZE
 
 
 def test_shape_inference_refuses(library):

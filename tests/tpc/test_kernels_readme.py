@@ -18,7 +18,8 @@ def row(name, kernel):
     )
     has_reference = kernel["cpu"] in {*_core.kernels(), *_core.reductions(), *_core.maps()}
     reference = "csrc" if has_reference else "test"
-    return [f"`{name}`", reference, f"`{kernel['cpu']}`" if kernel["cpu"] else "none", emulated, "no", "no"]
+    compiled = "for Gaudi 2" if f"| `{name}` |" in (FOLDER / "assembly.md").read_text(encoding="utf-8") else "no"
+    return [f"`{name}`", reference, f"`{kernel['cpu']}`" if kernel["cpu"] else "none", emulated, compiled, "no"]
 
 
 def table():

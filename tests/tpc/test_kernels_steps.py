@@ -15,7 +15,8 @@ OF_OPTIMIZERS = {name: kernel for name, kernel in KERNELS.items() if kernel["cpu
 ONE_PASS = [n for n, k in OF_OPTIMIZERS.items() if not _core.describe_kernel(k["cpu"])["two_passes"]]
 FIRST = [n for n in OF_OPTIMIZERS if "_first_" in n]
 SECOND = [n for n in OF_OPTIMIZERS if "_second_" in n]
-# A partial sum of 512 squares and the sum of those round as often as that on the way of any square; a root halves it.
+# So often a sum is rounded on the way of any square: 8 times in its lane, then among the lanes, then among members; a
+# root halves it.
 SUM_BOUND = 16 * 2.0**-24
 
 cases = given(

@@ -136,10 +136,10 @@ Status check(const Kernel& kernel, abi::Request& request) {
 
   const Cut its = cut_of(kernel, request);
   const auto check_input = [&](const Operand& operand, abi::Geometry& geometry) {
-    return check_size(operand.access, its.input_size(operand.access).value_or(geometry.sizes[0]), geometry);
+    return check_size(operand.access, its.size(operand).value_or(geometry.sizes[0]), geometry);
   };
   const auto check_output = [&](const Operand& operand, abi::Geometry& geometry) {
-    return check_size(operand.access, its.output_size(operand.access), geometry);
+    return check_size(operand.access, *its.size(operand), geometry);
   };
   if (!check_all(inputs, request.inputs, check_input)) return Status::input_size;
   if (!check_all(outputs, request.outputs, check_output)) return Status::output_size;
@@ -254,11 +254,15 @@ GAUDI3_RT_EXPORT abi::Status GetShapeInference(abi::Device device, const abi::Sh
       std::any_of(shapes->outputs, shapes->outputs + outputs.size(), is_null)) {
     return abi::Status::null_pointer;
   }
-  const tpc::Cut cut = tpc::cut(*kernel, [&](std::uint32_t i) { return request->inputs[i]->geometry.sizes[0]; });
+  const auto given = [&](std::uint32_t i) { return request->inputs[i]->geometry.sizes[0]; };
+  const tpc::Cut cut = tpc::cut(*kernel, given);
+  for (std::uint32_t i = 0; i < inputs.size(); ++i) {
+    if (given(i) != cut.size(inputs[i]).value_or(given(i))) return abi::Status::input_size;
+  }
   for (std::uint32_t i = 0; i < outputs.size(); ++i) {
     abi::Geometry& geometry = shapes->outputs[i]->geometry;
     geometry.rank = 1;
-    geometry.sizes[0] = geometry.minimum_sizes[0] = cut.output_size(outputs[i].access);
+    geometry.sizes[0] = geometry.minimum_sizes[0] = *cut.size(outputs[i]);
     geometry.dtype = tpc::data_type(outputs[i].dtype);
   }
   return abi::Status::success;

@@ -36,14 +36,24 @@ class Operands {
 
 constexpr bool is_cut(Access access) { return access == Access::elements || access == Access::rows; }
 
+constexpr bool outputs_have_sizes() {
+  for (const Kernel& kernel : kKernels) {
+    for (const Operand& output : kernel.outputs) {
+      if (output.name != nullptr && output.access == Access::whole && output.size == 0) return false;
+    }
+  }
+  return true;
+}
+static_assert(outputs_have_sizes(), "an output has to have a size, since nobody gives it one");
+
 // How the tensors of one call are cut.
 struct Cut {
   std::uint64_t elements;  // of a row
   std::uint64_t members;
 
-  // The size of dimension 0 of an input; none if any will do.
-  std::optional<std::uint64_t> input_size(Access access) const {
-    switch (access) {
+  // The size of dimension 0 of an operand; none if any will do.
+  std::optional<std::uint64_t> size(const Operand& operand) const {
+    switch (operand.access) {
       case Access::elements:
       case Access::rows:
         return elements;
@@ -54,11 +64,9 @@ struct Cut {
       case Access::whole:
         break;
     }
-    return std::nullopt;
+    if (operand.size == 0) return std::nullopt;
+    return operand.size;
   }
-
-  // The size of dimension 0 of an output; one that no member has a part of is a single number.
-  std::uint64_t output_size(Access access) const { return input_size(access).value_or(1); }
 };
 
 // By the first input that is cut; size_of(i) is the size of dimension 0 of input i.
