@@ -71,7 +71,7 @@ PartialOutputMetaDataVector outputs_of(const tpc::Kernel& kernel, const c10::Sta
     const at::Tensor given = tensor(i);
     const bool in_rows = inputs[i].access == tpc::Access::rows;
     const std::int64_t n = length(given);
-    const auto wanted = static_cast<std::int64_t>(cut.input_size(inputs[i].access).value_or(n));
+    const auto wanted = static_cast<std::int64_t>(cut.size(inputs[i]).value_or(n));
     TORCH_CHECK(given.scalar_type() == scalar_type(inputs[i].dtype), qualified(kernel), ": ", inputs[i].name, " is ",
                 given.scalar_type(), "; it must be ", scalar_type(inputs[i].dtype));
     TORCH_CHECK(given.dim() == (in_rows ? 2 : 1) && n == wanted, qualified(kernel), ": ", inputs[i].name, " has shape ",
@@ -82,7 +82,7 @@ PartialOutputMetaDataVector outputs_of(const tpc::Kernel& kernel, const c10::Sta
   }
   PartialOutputMetaDataVector result;
   for (const tpc::Operand& output : tpc::Operands(kernel.outputs)) {
-    result.push_back({scalar_type(output.dtype), {static_cast<std::int64_t>(cut.output_size(output.access))}});
+    result.push_back({scalar_type(output.dtype), {static_cast<std::int64_t>(*cut.size(output))}});
   }
   return result;
 }

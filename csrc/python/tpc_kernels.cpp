@@ -47,6 +47,7 @@ py::list describe(const tpc::Operand (&operands)[tpc::kMaxOperands]) {
     described["name"] = operand.name;
     described["dtype"] = name_of(operand.dtype);
     described["access"] = name_of(operand.access);
+    described["size"] = operand.size;
     result.append(described);
   }
   return result;

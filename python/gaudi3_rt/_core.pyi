@@ -27,6 +27,7 @@ class TpcOperand(TypedDict):
     name: str
     dtype: str
     access: str
+    size: int
 
 class TpcKernel(TypedDict):
     name: str

@@ -1,4 +1,4 @@
-"""The TPC kernels as PyTorch operators on Intel Gaudi: loads them for the optimizers to use."""
+"""The TPC kernels as PyTorch operators on Intel Gaudi: loads them for optimizers and gradient tools."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _LIBRARY = "libgaudi3_rt_hpu.so"
 
 
 def load(library: str | os.PathLike[str] | None = None) -> None:
-    """Loads ``torch.ops.gaudi3_rt_hpu``; from then on optimizers step float32 tensors on "hpu" with the TPC kernels.
+    """Loads ``torch.ops.gaudi3_rt_hpu``; from then on optimizers and gradient tools use the TPC kernels on "hpu".
 
-    Before, and for other dtypes, they step them with torch operations of the same formula. Nothing is loaded unless
-    this is called. Imports ``habana_frameworks.torch.core`` and writes no environment variable: the graph compiler
-    reads ``GC_KERNEL_PATH`` at its start, so it has to be set before the process begins (``tpc.kernel_library``).
+    That is for float32 and bfloat16 tensors. Before, and for other dtypes, they use torch operations of the same
+    formula, where there are some. Nothing is loaded unless this is called. Imports ``habana_frameworks.torch.core`` and
+    writes no environment variable: the graph compiler reads ``GC_KERNEL_PATH`` at its start, so it has to be set before
+    the process begins (``tpc.kernel_library``).
     Calling it again does nothing.
 
     Args:

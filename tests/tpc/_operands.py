@@ -6,7 +6,7 @@ import torch
 from _tpc_kernels import BLOCK, DTYPES, MEMBER
 
 N_ROWS = 3
-N_SCALARS = 16  # at least as many as any kernel reads
+N_NUMBERS = 16  # of an operand that may have any number
 RANGES = {"keys": (0, 16), "codes_per_octave": (8.0, 20.0)}  # a key may be a shift; codes are exponents
 DEFAULT_RANGE = (0.05, 0.95)
 
@@ -16,22 +16,18 @@ def members(kernel, n):
     return 1 if kernel["single_member"] else math.ceil(n / MEMBER)
 
 
-def size(access, n, whole):
-    """Elements in a row of an operand of a kernel that is called for n elements."""
-    blocks = math.ceil(n / BLOCK)
-    return {"elements": n, "rows": n, "partial": math.ceil(n / MEMBER), "scales": blocks, "whole": whole}[access]
-
-
-def shape(operand, n, whole):
+def shape(operand, n):
     """Of an operand of a kernel that is called for n elements."""
-    row = (size(operand["access"], n, whole),)
+    members_of, blocks = math.ceil(n / MEMBER), math.ceil(n / BLOCK)
+    whole = operand["size"] or N_NUMBERS
+    sizes = {"elements": n, "rows": n, "partial": members_of, "scales": blocks, "whole": whole}
+    row = (sizes[operand["access"]],)
     return (N_ROWS, *row) if operand["access"] == "rows" else row
 
 
 def shapes(kernel, n):
     """(shape, dtype) of the inputs and of the outputs for n elements."""
-    inputs = [(shape(one, n, N_SCALARS), one["dtype"]) for one in kernel["inputs"]]
-    return inputs, [(shape(one, n, 1), one["dtype"]) for one in kernel["outputs"]]
+    return tuple([(shape(one, n), one["dtype"]) for one in kernel[side]] for side in ("inputs", "outputs"))
 
 
 def tensors(kernel, n, seed=0):

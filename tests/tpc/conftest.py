@@ -1,11 +1,14 @@
-"""What the tests of emulated kernels share: kernels written where they are tested."""
+"""What the tests of emulated kernels share: kernels written where they are tested, and a device that runs ours."""
 
 import functools
 import hashlib
+import os
 
+import _hpu
 import pytest
 
 from gaudi3_rt import tpc
+from gaudi3_rt.optim import _batch, _hpu_grads
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,21 @@ def kernel(tmp_path_factory):
         return tpc.compile(source, arch=arch, defines=defines)
 
     return compile_text
+
+
+@pytest.fixture(scope="module")
+def graph_compiler(tmp_path_factory):
+    """An "hpu" device with the operators loaded."""
+    home = tmp_path_factory.getbasetemp()
+    with _hpu.loaded(_hpu.build_once(home.parent if "PYTEST_XDIST_WORKER" in os.environ else home)) as played:
+        yield played
+
+
+@pytest.fixture
+def calls(graph_compiler):
+    """What the operators were called with in this test, which may be told anew what was announced before."""
+    graph_compiler.calls.clear()
+    graph_compiler.fails = ""
+    _batch._announced.clear()
+    _hpu_grads._announced.clear()
+    return graph_compiler.calls

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import gaudi3_rt_command
 from gaudi3_rt import cli
 from gaudi3_rt.cli._app import app
 
@@ -124,7 +125,7 @@ def test_element_types(gaudi3_rt, tmp_path):
 def test_command_is_installed():
     """Under its name."""
     (entry,) = [e for e in entry_points(group="console_scripts") if e.name == "gaudi3-rt"]
-    assert entry.load() is cli.main
+    assert entry.load() is gaudi3_rt_command.main
 
 
 def test_without_click(monkeypatch):

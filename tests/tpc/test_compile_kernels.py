@@ -108,11 +108,16 @@ def test_cache(source, tmp_path, monkeypatch):
 
 
 def test_compiling_at_once(source, tmp_path, monkeypatch):
-    """Several at a time end with one library, and each can run it."""
+    """Of several at a time one compiles, and each can run the library."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    log, counting = tmp_path / "log", tmp_path / "compiler"
+    counting.write_text(f'#!/bin/sh\necho "$*" >> {log}\nexec {_compile.find_compiler()} "$@"\n')
+    counting.chmod(0o755)
+    monkeypatch.setenv("CXX", str(counting))
     with ThreadPoolExecutor(3) as pool:
         kernels = list(pool.map(lambda _: tpc.compile(source, defines={"VALUE": 5}), range(3)))
         assert list(pool.map(value, kernels)) == [5, 5, 5]
+    assert log.read_text().count(" -shared ") == 1
     assert len(list((tmp_path / "cache" / "gaudi3_rt" / "tpc").iterdir())) == 1
 
 

@@ -5,7 +5,7 @@ They differ from torch's in this:
 - A norm is accumulated in float64. It is returned as float32, also for bfloat16 and float16 gradients, and as float64
   if one of the tensors is float64.
 - ``clip_grad_norm_`` and ``clip_grads_with_norm_`` write nothing where the coefficient is 1. For that the host has to
-  know the norm, so it waits for a device.
+  know the norm, so it waits for a device, if that is not an HPU whose operators are loaded (see below).
 - ``parameters`` may be pairs of name and tensor, like those of ``named_parameters()``; errors then give the name.
 - Negative bounds and NaN as a bound are refused. After an error every gradient is as it was.
 
@@ -13,7 +13,14 @@ A gradient that is listed twice, or that shares memory with another, is counted 
 listed, as in torch. For DTensor gradients the norm is that of all shards, as a plain tensor, and every rank of the
 mesh has to make the call. The bits of all results are the same for any number of threads and on every CPU as long as
 the tensors are float32, bfloat16 or float16 in dense CPU memory and norms are of order 1, 2 or infinity; everything
-else is left to torch's operations. ``foreach`` chooses between torch's own implementations: accepted, changes nothing.
+else is left to torch's operations.
+
+If all tensors are float32 or bfloat16 on one HPU, its operators (``gaudi3_rt.hpu.load``) compute norms of order 2, clip
+and unscale, and the host waits for nothing but what ``error_if_nonfinite`` has to know. A sum of squares is then formed
+in float32: it is infinite beyond 3e38, and may be 0 below 1e-30. Other orders and dtypes are left to torch's
+operations, which is said once.
+
+``foreach`` chooses between torch's own implementations: accepted, changes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +35,6 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt.grads._gathered import Gathered
-from gaudi3_rt.optim._batch import clip_coefficient
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm", "unscale_"]
 
@@ -122,7 +128,7 @@ def clip_grads_with_norm_(
     Args:
         parameters: those without gradients are passed over.
         max_norm: bound of the norm, >= 0.
-        total_norm: one element: the norm of all gradients together.
+        total_norm: one element: the norm of all gradients together. One that stays on an HPU is not looked at before.
         foreach: changes nothing.
 
     Raises:
@@ -131,14 +137,15 @@ def clip_grads_with_norm_(
         TypeError: a gradient is sparse or not floating-point, or a partial sum.
     """
     bound = _bound("max_norm", max_norm)
-    norm = _number("total_norm", total_norm)
-    if norm < 0:
-        msg = f"total_norm={norm}: a norm is a number >= 0"
-        raise ValueError(msg)
+    norm: float | Tensor = _one("total_norm", total_norm)
     gathered = Gathered.of_parameters(*_listed(parameters))
-    coefficient = clip_coefficient(norm, bound)
-    if coefficient != 1:
-        gathered.scale(coefficient)
+    on_hpu = isinstance(norm, Tensor) and norm.device.type == "hpu"
+    if not (gathered.has_operators("scaling") and on_hpu):
+        norm = float(norm)
+        if norm < 0:
+            msg = f"total_norm={norm}: a norm is a number >= 0"
+            raise ValueError(msg)
+    gathered.clip_with_norm(norm, bound)
 
 
 @torch.no_grad()
@@ -182,14 +189,13 @@ def unscale_(tensors: Tensors, inv_scale: Tensor | float, found_inf: Tensor) -> 
         TypeError: a tensor is sparse, complex or not floating-point, or a partial sum, or ``found_inf`` is no
             floating-point tensor.
     """
-    factor = _number("inv_scale", inv_scale)
+    factor = _one("inv_scale", inv_scale)
     if not isinstance(found_inf, Tensor) or not found_inf.is_floating_point():
         seen = found_inf.dtype if isinstance(found_inf, Tensor) else type(found_inf).__name__
         msg = f"found_inf is written to, so it has to be a floating-point tensor of one element, got {seen}"
         raise TypeError(msg)
-    _number("found_inf", found_inf)
-    if not Gathered.of_tensors(*_listed(tensors)).unscale(factor):
-        found_inf.fill_(1.0)
+    _one("found_inf", found_inf)
+    Gathered.of_tensors(*_listed(tensors)).unscale(factor, found_inf)
 
 
 def _listed(tensors: Tensors) -> tuple[list[Tensor], list[str] | None]:
@@ -211,8 +217,8 @@ def _bound(name: str, value: float) -> float:
     return bound
 
 
-def _number(name: str, value: Tensor | float) -> float:
+def _one(name: str, value: Tensor | float) -> Tensor | float:
     if isinstance(value, Tensor) and value.numel() != 1:
         msg = f"{name} has shape {tuple(value.shape)}: it must have one element"
         raise ValueError(msg)
-    return float(value)
+    return value

@@ -1,4 +1,4 @@
-"""The gradients of one call, wherever they are: in the kernels' list, or left to torch's operations."""
+"""The gradients of one call, wherever they are: in the kernels' list, on an HPU, or left to torch's operations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _config, _core
+from gaudi3_rt.optim import _hpu_grads
 from gaudi3_rt.optim._batch import clip_coefficient
 from gaudi3_rt.optim._sharding import Sharding, is_dtensor, local_shard
 
@@ -91,10 +92,42 @@ class Gathered:
         local = {**dict(zip(self._list.indices, self._list.tensors, strict=True)), **self._elsewhere}
         return sorted(local.items())
 
+    # On an HPU
+
+    def has_operators(self, what: str, *, exist: bool = True) -> bool:
+        """Whether an HPU's operators do something to all gradients, so that nothing waits for it; else says so once.
+
+        Args:
+            what: they do.
+            exist: whether there are any for it.
+        """
+        elsewhere = list(self._elsewhere.values())
+        if exist and not len(self._list) and _hpu_grads.reach(elsewhere):
+            return True
+        for dtype in {tensor.dtype for tensor in elsewhere if tensor.device.type == "hpu"}:
+            _hpu_grads.announce(f"{what} of {dtype} tensors")
+        return False
+
+    def _norm_on_hpu(self, max_norm: float) -> tuple[Tensor, Tensor]:
+        """The norm, and the coefficient that clips it."""
+        squares = _hpu_grads.sum_squares(list(self._elsewhere.values()), self._shardings_elsewhere())
+        return _hpu_grads.clip_coefficient(squares, max_norm)
+
+    def _shardings_elsewhere(self) -> list[Sharding | None]:
+        return [self._shardings.get(index) for index in self._elsewhere]
+
     # Norms
 
-    def norm(self, order: float) -> float:
-        """The norm of all gradients together, rounded to the dtype in which it is returned."""
+    def norm(self, order: float) -> float | Tensor:
+        """The norm of all gradients together, rounded to the dtype in which it is returned; of an HPU's, a tensor."""
+        if self._has_norm_operators(order):
+            return self._norm_on_hpu(math.inf)[0]
+        return self._norm_on_host(order)
+
+    def _has_norm_operators(self, order: float) -> bool:
+        return self.has_operators(f"norms of order {order:g}", exist=order == 2)  # noqa: PLR2004 (the only one)
+
+    def _norm_on_host(self, order: float) -> float:
         reduction = _REDUCTIONS.get(order)
         if reduction is None:
             return self._rounded(self._norm_of_any_order(order))
@@ -119,8 +152,10 @@ class Gathered:
         norms = torch.tensor(_norms(wholes, order), dtype=torch.float64)
         return float(torch.linalg.vector_norm(norms, order)) if wholes else 0.0
 
-    def as_tensor(self, norm: float) -> Tensor:
+    def as_tensor(self, norm: float | Tensor) -> Tensor:
         """The norm as it is returned."""
+        if isinstance(norm, Tensor):
+            return norm
         first = self._in_order()[:1] if self._elsewhere else []
         return torch.tensor(norm, dtype=self._norm_dtype(), device=first[0][1].device if first else "cpu")
 
@@ -131,7 +166,7 @@ class Gathered:
     def _rounded(self, norm: float) -> float:
         return float(torch.tensor(norm, dtype=self._norm_dtype()))
 
-    def check_finite(self, order: float, norm: float) -> None:
+    def check_finite(self, order: float, norm: float | Tensor) -> None:
         """Raises an error that names the first gradient to blame if the norm is not finite.
 
         Raises:
@@ -150,14 +185,14 @@ class Gathered:
             if self._dtensors:
                 reason = f"on this rank {reason}, or the element is in another rank's shard"
         msg = (
-            f"the total norm of order {order} is non-finite ({norm}): {reason}; "
+            f"the total norm of order {order} is non-finite ({float(norm)}): {reason}; "
             "nothing was changed (error_if_nonfinite=False goes on with such a norm)"
         )
         raise RuntimeError(msg)
 
     # Writing
 
-    def clip(self, order: float, max_norm: float, *, skip_nonfinite: bool) -> float:
+    def clip(self, order: float, max_norm: float, *, skip_nonfinite: bool) -> float | Tensor:
         """Multiplies by torch's clip coefficient where that is not 1.
 
         Args:
@@ -174,15 +209,35 @@ class Gathered:
             if scaled:
                 self._count_versions()
             return norm
-        norm = self.norm(order)
+        if self._has_norm_operators(order):
+            on_device, by = self._norm_on_hpu(max_norm)
+            if not skip_nonfinite or math.isfinite(on_device):
+                self._scale_on_hpu(by)
+            return on_device
+        norm = self._norm_on_host(order)
         coefficient = clip_coefficient(norm, max_norm)
         if coefficient != 1 and (math.isfinite(norm) or not skip_nonfinite):
             self.scale(coefficient)
         return norm
 
+    def clip_with_norm(self, norm: float | Tensor, max_norm: float) -> None:
+        """Multiplies by the clip coefficient of a norm that is known: a tensor for operators, else a number."""
+        if isinstance(norm, Tensor):
+            self._scale_on_hpu(_hpu_grads.clip_coefficient_of(norm, max_norm))
+        elif (coefficient := clip_coefficient(norm, max_norm)) != 1:
+            self.scale(coefficient)
+
     def scale(self, factor: float) -> None:
         """Multiplies all gradients."""
-        self._map("scale", factor, lambda tensor: tensor.mul_(factor))
+        if self.has_operators("scaling"):
+            self._scale_on_hpu(factor)
+        else:
+            self._map("scale", factor, lambda tensor: tensor.mul_(factor))
+
+    def _scale_on_hpu(self, factor: float | Tensor) -> None:
+        self._refuse_expanded()
+        _hpu_grads.scale_(self._elsewhere.values(), factor)
+        self._count_versions()
 
     def clamp(self, limit: float) -> None:
         """Puts all elements into ``[-limit, limit]``."""
@@ -195,10 +250,18 @@ class Gathered:
 
         self._map("clamp", limit, by_torch)
 
-    def unscale(self, inv_scale: float) -> bool:
-        """Multiplies all gradients; returns whether all elements were finite before."""
+    def unscale(self, inv_scale: float | Tensor, found_inf: Tensor) -> None:
+        """Multiplies all gradients, and sets ``found_inf`` to 1 if an element was not finite before."""
         self._refuse_complex()
         self._refuse_expanded()
+        if self.has_operators("unscaling"):
+            _hpu_grads.unscale_(list(self._elsewhere.values()), self._shardings_elsewhere(), inv_scale, found_inf)
+            self._count_versions()
+        elif not self._unscale_on_host(float(inv_scale)):
+            found_inf.fill_(1.0)
+
+    def _unscale_on_host(self, inv_scale: float) -> bool:
+        """Returns whether all elements were finite before."""
         found = not self._list.unscale(inv_scale, torch.get_num_threads())
         by_device: dict[torch.device, list[Tensor]] = {}
         for tensor in self._elsewhere.values():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _config, _core
-from gaudi3_rt.optim import _hpu
+from gaudi3_rt.optim import _hpu, _hpu_grads
 from gaudi3_rt.optim._sharding import Sharding, is_dtensor, local_shards, shard_elements
 from gaudi3_rt.optim._storage import Storage
 
@@ -102,28 +102,35 @@ class Elsewhere:
     """A tensor that the kernels do not reach: another device, float64, or a tensor subclass."""
 
     rule: Rule
+    keys: list[str]  # of the states
     tensors: list[Tensor]
     average: Tensor | None
     step: Tensor
     sharding: Sharding | None
     operators: tuple[_core.TpcKernel, ...] = ()  # of an HPU, that take the step instead of the composite
+    draw: _hpu.Draw = _hpu.Draw()  # noqa: RUF009 (frozen)
 
     def grad(self) -> Tensor:
         """The gradient in the dtype of the arithmetic."""
         return self.tensors[1].to(torch.promote_types(self.tensors[0].dtype, torch.float32))
 
-    def apply(self, factor: float, scalars: _hpu.Scalars) -> None:
-        """Takes the step."""
+    def apply(self, factor: float | Tensor, scalars: _hpu.Scalars) -> None:
+        """Takes the step.
+
+        Args:
+            factor: the gradient is multiplied by this.
+            scalars: the constants of operators, with that factor.
+        """
         t = float(self.step) + 1
-        factor = -factor if self.rule.maximize else factor
-        param, _, *states = self.tensors
+        rule, (param, _, *states) = self.rule, self.tensors
         if self.operators:
-            names = ["param", "grad", *_core.describe_kernel(self.rule.kernel)["state"]]
-            constants = scalars(self.rule.kernel, self.rule.hyper, t, factor, param.device)
-            _hpu.step(self.operators, names, self.tensors, constants)
+            tensors = dict(zip(["param", "grad", *self.keys], self.tensors, strict=True))
+            constants = scalars(rule.kernel, rule.hyper, t, param.device, maximize=rule.maximize)
+            complete = None if self.sharding is None else self.sharding.complete_
+            _hpu.step(self.operators, tensors, constants, t, self.draw, complete)
         else:
-            composite = COMPOSITES[self.rule.kernel]
-            composite(self.rule.hyper, t, param, self.grad() * factor, states, self._total)
+            signed = -factor if rule.maximize else factor
+            COMPOSITES[rule.kernel](rule.hyper, t, param, self.grad() * signed, states, self._total)
         if self.average is not None:
             self.average.lerp_(param.to(self.average.dtype), self.rule.average_weight or 0.0)
         self.step.fill_(t)
@@ -204,7 +211,7 @@ class Batch:
             elements = shard_elements(param) if rule.draws(keys) else None
         check_tensors(tensors, keys, where)
         if not _have_kernels(tensors, step):
-            self._add_elsewhere(rule, where, keys, tensors, step, sharding)
+            self._add_elsewhere(rule, index, keys, tensors, step, sharding, elements)
             return
         if sharding is not None:
             self._shardings[len(self._list)] = sharding
@@ -241,41 +248,54 @@ class Batch:
     def _add_elsewhere(
         self,
         rule: Rule,
-        where: str,
+        index: int,
         keys: Sequence[str],
         tensors: list[Tensor],
         step: Tensor,
         sharding: Sharding | None,
+        elements: tuple[int, int, int] | None,
     ) -> None:
         param = tensors[0]
         by_key = dict(zip(keys, tensors[2:], strict=True))
         average = by_key.pop("ema", None)
-        names = list(_core.describe_kernel(rule.kernel)["state"])
-        if list(by_key) != names or rule.stochastic:
-            msg = (
-                f"{where} is {param.dtype} on device '{param.device.type}', which has no kernel; without one, moments "
-                f"in blocks, master copies and stochastic rounding are not to be had (its state is {list(by_key)})"
-            )
-            raise TypeError(msg)
         tensors = [*tensors[:2], *by_key.values()]
-        # Norms over the shards of a tensor are not for the operators, which see one shard.
-        needs_total = sharding is not None and _core.describe_kernel(rule.kernel)["two_passes"]
-        operators = () if needs_total else _hpu.find(rule.kernel, tensors)
+        operators = _hpu.find(rule.kernel, list(by_key), tensors)
+        first, run, _ = elements or (0, param.numel(), 0)
+        written = (param, *by_key.values())
+        draws = bool(rule.stochastic) and any(tensor.dtype is torch.bfloat16 for tensor in written)
+        if draws and (run < param.numel() or first + param.numel() > 2**32):
+            operators = ()  # they number a shard's elements one after the other, in 32 bits
         if not operators:
+            if list(by_key) != list(_core.describe_kernel(rule.kernel)["state"]) or rule.stochastic:
+                msg = (
+                    f"parameter {index} of group {rule.group} is {param.dtype} on device '{param.device.type}', which "
+                    "has no kernel; without one, moments in blocks, master copies and stochastic rounding are not to "
+                    f"be had (its state is {list(by_key)}){_hint(param)}"
+                )
+                raise TypeError(msg)
             _announce(param)
-        self._elsewhere.append(Elsewhere(rule, tensors, average, step, sharding, operators))
+        draw = _hpu.Draw(rule.stochastic, rule.seed, rule.first_number + index, first)
+        self._elsewhere.append(Elsewhere(rule, list(by_key), tensors, average, step, sharding, operators, draw))
 
     def check_overlap(self) -> None:
         """Raises the ValueError of ``step`` without taking it."""
         self._list.check_overlap()
 
     def step(
-        self, *, grad_factor: float, max_norm: float | None, skip_nonfinite: bool, sum_squares: float | None = None
-    ) -> tuple[float | None, bool]:
+        self,
+        *,
+        grad_factor: float | Tensor,
+        max_norm: float | None,
+        skip_nonfinite: bool,
+        sum_squares: float | None = None,
+    ) -> tuple[float | Tensor | None, bool]:
         """Takes the step.
 
+        Where all gradients are on an HPU and its operators are loaded, norm and factor stay there. The host then waits
+        only for what decides whether the step is taken, with ``skip_nonfinite``.
+
         Args:
-            grad_factor: gradients are multiplied by this as they are read.
+            grad_factor: gradients are multiplied by this as they are read; one element, if it is a tensor.
             max_norm: clip the L2 norm of all gradients together to this; ``None`` does not compute it.
             skip_nonfinite: do nothing if a gradient is not finite; needs ``max_norm``.
             sum_squares: of all gradients, if it is known: saves the pass over them.
@@ -287,6 +307,10 @@ class Batch:
             ValueError: tensors that are written overlap in memory.
         """
         n_threads = torch.get_num_threads()
+        if not len(self._list) and self._elsewhere and _hpu_grads.reach([item.tensors[1] for item in self._elsewhere]):
+            return self._step_on_hpu(grad_factor, max_norm, skip_nonfinite=skip_nonfinite)
+        grad_factor = float(grad_factor)
+        norm: float | None
         if not self._elsewhere and not self._shardings:
             norm, stepped = self._list.step(n_threads, grad_factor, max_norm, skip_nonfinite, sum_squares)
         else:
@@ -299,9 +323,7 @@ class Batch:
                 grad_factor *= clip_coefficient(norm, max_norm)
             measurement = self._measure(n_threads, grad_factor) if self._shardings else None
             _, stepped = self._list.step(n_threads, grad_factor, measurement=measurement)
-            scalars = _hpu.Scalars()
-            for item in self._elsewhere:
-                item.apply(grad_factor, scalars)
+            self._step_elsewhere(grad_factor)
         if stepped:
             for tensor, copy in self._staged:
                 tensor.copy_(copy)
@@ -309,6 +331,27 @@ class Batch:
             torch.autograd.graph.increment_version(self._list.params)
             torch.autograd.graph.increment_version(self._wrappers)
         return norm, stepped
+
+    def _step_on_hpu(
+        self, grad_factor: float | Tensor, max_norm: float | None, *, skip_nonfinite: bool
+    ) -> tuple[Tensor | None, bool]:
+        norm = None
+        if isinstance(grad_factor, Tensor):
+            grad_factor = grad_factor.to(self._elsewhere[0].tensors[0].device, torch.float32).reshape(())
+        if max_norm is not None:
+            grads = [item.tensors[1] for item in self._elsewhere]
+            squares = _hpu_grads.sum_squares(grads, [item.sharding for item in self._elsewhere])
+            norm, coefficient = _hpu_grads.clip_coefficient(squares, max_norm, grad_factor)
+            if skip_nonfinite and not math.isfinite(norm):
+                return norm, False
+            grad_factor = coefficient * grad_factor
+        self._step_elsewhere(grad_factor)
+        return norm, True
+
+    def _step_elsewhere(self, grad_factor: float | Tensor) -> None:
+        scalars = _hpu.Scalars(grad_factor)
+        for item in self._elsewhere:
+            item.apply(grad_factor, scalars)
 
     def _measure(self, n_threads: int, grad_factor: float) -> list[tuple[float, float]]:
         """The first pass of kernels that need norms, completed over the shards of each tensor."""
@@ -327,7 +370,11 @@ class Batch:
             sharding = self._shardings.get(i)
             sums[sharding] = sums.get(sharding, 0.0) + value
         for item in self._elsewhere:
-            value = float(torch.linalg.vector_norm(item.grad())) ** 2
+            grad = item.tensors[1]
+            if _hpu_grads.reach([grad]):
+                value = float(_hpu_grads.sum_squares([grad], [None]))
+            else:
+                value = float(torch.linalg.vector_norm(item.grad())) ** 2
             sums[item.sharding] = sums.get(item.sharding, 0.0) + value
         return sum(value if sharding is None else sharding.complete([value])[0] for sharding, value in sums.items())
 
@@ -386,5 +433,10 @@ def _announce(param: Tensor) -> None:
         logger.warning(
             "no kernel for %s tensors on device '%s': stepping them with torch operations (same formula, slower)%s",
             *key[::-1],
-            "; gaudi3_rt.hpu.load() loads those for float32" if key[0] == "hpu" and not _hpu.is_loaded() else "",
+            _hint(param),
         )
+
+
+def _hint(param: Tensor) -> str:
+    on_hpu = param.device.type == "hpu" and not _hpu.is_loaded()
+    return "; gaudi3_rt.hpu.load() loads those for float32 and bfloat16" if on_hpu else ""

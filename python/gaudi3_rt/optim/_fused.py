@@ -34,8 +34,8 @@ class Fused(Traced):
     Attributes:
         max_grad_norm: the L2 norm of all gradients of all groups together is clipped to this inside the step;
             ``None`` turns it off. Gradients themselves are left as they are.
-        last_grad_norm: that norm before clipping, after unscaling: 0-d float32; ``None`` before the first step or
-            without ``max_grad_norm``.
+        last_grad_norm: that norm before clipping, after unscaling: 0-d float32, on an HPU if that has computed it;
+            ``None`` before the first step or without ``max_grad_norm``.
         last_step_skipped: whether the last step found a gradient that is not finite, under AMP, and changed nothing.
         finds_nonfinite: set by ``gaudi3_rt.amp.GradScaler``: under AMP, look for such gradients also without
             ``max_grad_norm``, because the scaler has not done it.
@@ -166,7 +166,8 @@ class Fused(Traced):
     def _eager_step(self) -> None:
         grad_scale = getattr(self, "grad_scale", None)
         found_inf = getattr(self, "found_inf", None)
-        self.last_step_skipped = found_inf is not None and float(found_inf) != 0
+        # Of a scaler that leaves the search to this step it is 0: nobody has to wait for it.
+        self.last_step_skipped = found_inf is not None and not self.finds_nonfinite and float(found_inf) != 0
         if self.last_step_skipped:
             return
         max_norm = self.max_grad_norm
@@ -180,7 +181,7 @@ class Fused(Traced):
         try:
             made = self._gather(batch)
             norm, stepped = batch.step(
-                grad_factor=1.0 if grad_scale is None else 1.0 / float(grad_scale),
+                grad_factor=1.0 if grad_scale is None else _reciprocal(grad_scale),
                 max_norm=max_norm,
                 skip_nonfinite=found_inf is not None,
                 sum_squares=None if overlapped is None else overlapped.total(),
@@ -193,7 +194,7 @@ class Fused(Traced):
             self.last_step_skipped = True
             found_inf.fill_(1.0)
         if norm is not None and self.max_grad_norm is not None:
-            self.last_grad_norm = torch.tensor(norm, dtype=torch.float32)
+            self.last_grad_norm = norm if isinstance(norm, Tensor) else torch.tensor(norm, dtype=torch.float32)
 
     def _gather(self, batch: Batch) -> list[tuple[Tensor, str]]:
         """Fills the batch with everything that has a gradient; returns what state it had to make for that."""
@@ -243,6 +244,10 @@ class Fused(Traced):
     def _first_state(self, own: Mapping[str, Any], p: Tensor) -> dict[str, Tensor]:  # noqa: ARG002 (for subclasses)
         """What of the state that a parameter lacks does not start as zero."""
         return {}
+
+    def _workspace(self) -> int:
+        """The most bytes of tensors that a step on a CPU makes besides state; the kernels work in place."""
+        return 0
 
     def _remove_state(self, made: list[tuple[Tensor, str]]) -> None:
         """Takes back what was made for a step that was then refused or skipped."""
@@ -310,6 +315,13 @@ class Fused(Traced):
                 self._storage.adopt(self.state[param], kernels[number], param, number)
         if self._traced:
             self._list_for_trace()
+
+
+def _reciprocal(scale: Tensor | float) -> float | Tensor:
+    """In double, but for a scale that another device would have to be waited for."""
+    if isinstance(scale, Tensor) and scale.device.type == "hpu":
+        return scale.reciprocal()
+    return 1.0 / float(scale)
 
 
 def _is_part_of_zero_redundancy_optimizer() -> bool:

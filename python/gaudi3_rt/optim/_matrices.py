@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt.optim._batch import COMPOSITES, Batch, Rule, Total
-from gaudi3_rt.optim._sharding import gather, scatter_
+from gaudi3_rt.optim._sharding import gather, is_dtensor, scatter_
 
 _MOST_NS_STEPS = 99  # as in torch
 _ADJUST_LR_FNS = (None, "original", "match_rms_adamw")
@@ -34,6 +34,23 @@ def _orthogonalize(matrix: Tensor, group: Mapping[str, Any]) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if is_tall else x
+
+
+def workspace(params: Sequence[Tensor]) -> int:
+    """Bytes of a step's tensors: each u and counter, and the products of the matrix that needs most.
+
+    Those are x and its successor, and two squares.
+    """
+    kept, most = 4 * len(params), 0
+    for param in params:
+        local: Any = param
+        is_wide = param.dtype is torch.float64
+        held = (local.to_local() if is_dtensor(param) else param).numel()
+        kept += held * (8 if is_wide else 2)
+        rows, columns = sorted(param.shape)
+        copies = 3 if is_wide or is_dtensor(param) else 2
+        most = max(most, 2 * (copies * rows * columns + 2 * rows * rows))
+    return kept + most
 
 
 def _lr_ratio(adjust_lr_fn: str | None, shape: torch.Size) -> float:
@@ -106,8 +123,13 @@ class MuonBatch(Batch):
         self._updates.append((update, group))
 
     def step(
-        self, *, grad_factor: float, max_norm: float | None, skip_nonfinite: bool, sum_squares: float | None = None
-    ) -> tuple[float | None, bool]:
+        self,
+        *,
+        grad_factor: float | Tensor,
+        max_norm: float | None,
+        skip_nonfinite: bool,
+        sum_squares: float | None = None,
+    ) -> tuple[float | Tensor | None, bool]:
         """Takes the step; arguments and results are those of ``Batch.step``."""
         self._apply.check_overlap()
         norm, stepped = super().step(

@@ -21,10 +21,14 @@ class Sharding:
     def complete(self, local_sums: Sequence[float]) -> list[float]:
         """Sums over all shards; a collective call, so every rank of the mesh must make it."""
         totals = torch.tensor(local_sums, dtype=torch.float64, device=self.mesh.device_type)
-        for dim in self.dims:
-            torch.distributed.all_reduce(totals, group=self.mesh.get_group(dim))
+        self.complete_(totals)
         completed: list[float] = totals.tolist()
         return completed
+
+    def complete_(self, local_sums: Tensor) -> None:
+        """The same, in place, of numbers that stay on the device."""
+        for dim in self.dims:
+            torch.distributed.all_reduce(local_sums, group=self.mesh.get_group(dim))
 
     def complete_max(self, local_max: float) -> float:
         """The largest of all shards, NaN if one is; a collective call like ``complete``."""

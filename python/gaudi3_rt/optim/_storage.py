@@ -231,6 +231,8 @@ def _encode(
     elements: tuple[int, int, int],
 ) -> None:
     local, beside, wide = local_tensor(codes), local_tensor(scales), local_tensor(values)
+    if local.is_meta:
+        return  # there are no values, only shapes
     # In the order of the codes' memory, whatever that of the values.
     ordered = torch.empty_like(local, dtype=torch.float32).copy_(wide)
     _core.encode(_config.isa(), torch.Tensor, codec, _flat(local), beside, _flat(ordered), *source, elements=elements)

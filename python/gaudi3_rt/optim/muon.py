@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from gaudi3_rt.optim._fused import Fused
-from gaudi3_rt.optim._matrices import MuonBatch, check_group
+from gaudi3_rt.optim._matrices import MuonBatch, check_group, workspace
 from gaudi3_rt.optim._options import ClippingOptions
 from gaudi3_rt.optim._traced import _Traced
 
@@ -97,6 +97,9 @@ class FusedMuon(Fused, torch.optim.Muon):
 
     def _required_state(self, kernel: str) -> set[str]:
         return super()._required_state(kernel) - {"step"}
+
+    def _workspace(self) -> int:
+        return workspace([p for group in self.param_groups for p in group["params"] if p.grad is not None])
 
     def _add_all(self, batch: MuonBatch) -> bool:  # type: ignore[override]  # it is always self._batch
         for g, group in enumerate(self.param_groups):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import os
@@ -10,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -179,8 +181,8 @@ class Build:
 def build(source: Path, arch: str, defines: Defines, include_dirs: Sequence[Path], *, check: bool) -> Build:
     """Compiles a kernel, unless the cache has it.
 
-    The cache knows it by the preprocessed text, so by everything that it includes, and by compiler and flags. A library
-    appears under its name when it is complete, so that processes may compile the same kernel at once.
+    The cache knows it by the preprocessed text, so by everything that it includes, and by compiler and flags. Of
+    processes and threads that want the same kernel at once, one compiles it and the others wait.
 
     Raises:
         CompileError: it does not compile, or there is no compiler.
@@ -203,17 +205,33 @@ def build(source: Path, arch: str, defines: Defines, include_dirs: Sequence[Path
         version = _version(*compiler)
         key = hashlib.sha256("\0".join([text, version, *command[1:], *_LINK_FLAGS]).encode()).hexdigest()
         library = cache / f"{source.stem}-{key[:32]}.so"
-        if not library.exists():
-            built = folder / library.name
-            link = [*command, *_LINK_FLAGS, "-o", str(built)]
-            if _with_long_of_32_bits(text) == text:
-                _compiler_run(link, wrapper, folder)
-            else:  # the compiler's messages are a little worse, since it does not see macros
-                lines = _compiler_run([*command, "-E"], wrapper, folder)
-                _compiler_run(link, _with_long_of_32_bits(lines), folder, ".ii")
-            built.replace(library)
+        with _alone(library):
+            if not library.exists():
+                built = folder / library.name
+                link = [*command, *_LINK_FLAGS, "-o", str(built)]
+                if _with_long_of_32_bits(text) == text:
+                    _compiler_run(link, wrapper, folder)
+                else:  # the compiler's messages are a little worse, since it does not see macros
+                    lines = _compiler_run([*command, "-E"], wrapper, folder)
+                    _compiler_run(link, _with_long_of_32_bits(lines), folder, ".ii")
+                built.replace(library)
     kernel = text.partition("KernelFollows")[2]
     return Build(library, _parameter_names(kernel), _TABLES.search(kernel) is not None)
+
+
+@contextlib.contextmanager
+def _alone(library: Path) -> Iterator[None]:
+    """Nobody else is in here for this library."""
+    if library.exists():
+        yield
+        return
+    path = library.with_suffix(".lock")
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # who waits for it has it open, and finds the library
 
 
 def _parameter_names(kernel: str) -> list[str]:
