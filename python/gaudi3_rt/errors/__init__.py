@@ -1,0 +1,70 @@
+"""What can go wrong, as exceptions with stable codes; what errors of other software mean; how a script ends."""
+
+from gaudi3_rt.errors._base import Gaudi3RTError
+from gaudi3_rt.errors._classify import Classification, classify, codes, from_exception
+from gaudi3_rt.errors._record import EX_CONFIG, Recorder, exit_code, record
+from gaudi3_rt.errors._types import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigurationError,
+    DataValidationError,
+    GradientOverflowError,
+    HardwareError,
+    HPUDriverError,
+    HPUMemoryError,
+    HPUNotAvailableError,
+    InsufficientMemoryError,
+    InsufficientStorageError,
+    InvalidConfigurationError,
+    MissingConfigurationError,
+    NetworkConnectionError,
+    NetworkError,
+    OptimizerError,
+    ParameterValidationError,
+    ResourceError,
+    ServiceUnavailableError,
+    TrainingError,
+    TrainingStepError,
+    UnrecognizedError,
+    ValidationError,
+)
+
+__all__ = [
+    "EX_CONFIG",
+    "CheckpointCorruptError",
+    "CheckpointError",
+    "CheckpointNotFoundError",
+    "Classification",
+    "ConfigurationError",
+    "DataValidationError",
+    "Gaudi3RTError",
+    "GradientOverflowError",
+    "HPUDriverError",
+    "HPUMemoryError",
+    "HPUNotAvailableError",
+    "HardwareError",
+    "InsufficientMemoryError",
+    "InsufficientStorageError",
+    "InvalidConfigurationError",
+    "MissingConfigurationError",
+    "NetworkConnectionError",
+    "NetworkError",
+    "OptimizerError",
+    "ParameterValidationError",
+    "Recorder",
+    "ResourceError",
+    "ServiceUnavailableError",
+    "TrainingError",
+    "TrainingStepError",
+    "UnrecognizedError",
+    "ValidationError",
+    "classify",
+    "codes",
+    "exit_code",
+    "from_exception",
+    "record",
+]
+
+for _kind in (Gaudi3RTError, *codes().values()):
+    _kind.__module__ = __name__  # a traceback names the place that users import from

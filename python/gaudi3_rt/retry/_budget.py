@@ -1,0 +1,56 @@
+"""How many retries of one class of error several places may make together in a stretch of time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict, deque
+
+from gaudi3_rt._protocols import Clock
+from gaudi3_rt.errors import ParameterValidationError
+
+
+class RetryBudget:
+    """At most ``limit`` retries for each class of error in any ``window`` seconds; then the error itself is raised.
+
+    Give one budget to all decorators that call the same service: a service that is down then sees a bounded number of
+    calls, however many places call it. It may be used from any thread.
+
+    Args:
+        limit: retries for each class; 0 for none.
+        window: seconds.
+        clock: where the time comes from.
+
+    Raises:
+        ParameterValidationError: ``limit`` is negative, or ``window`` not positive.
+    """
+
+    def __init__(self, limit: int, window: float = 60.0, *, clock: Clock = time) -> None:
+        if limit < 0 or window <= 0:
+            message = f"a budget has a limit of 0 or more and a window above 0 seconds, not {limit} and {window}"
+            raise ParameterValidationError(message)
+        self.limit = limit
+        self.window = window
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._spent: defaultdict[type[BaseException], deque[float]] = defaultdict(deque)
+
+    def spend(self, kind: type[BaseException]) -> bool:
+        """Takes one retry of this class from the budget; False, and nothing taken, if none is left."""
+        with self._lock:
+            spent = self._recent(kind)
+            if len(spent) >= self.limit:
+                return False
+            spent.append(self._clock.monotonic())
+            return True
+
+    def left(self, kind: type[BaseException]) -> int:
+        """Retries of this class that could be made now."""
+        with self._lock:
+            return self.limit - len(self._recent(kind))
+
+    def _recent(self, kind: type[BaseException]) -> deque[float]:
+        spent = self._spent[kind]
+        while spent and spent[0] <= self._clock.monotonic() - self.window:
+            spent.popleft()
+        return spent
