@@ -1,0 +1,99 @@
+"""What do the services cost that run beside every training step: an event, a log entry, a look for secrets?
+
+A thousand of each are one round, so that a millisecond in the table is a microsecond for one.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+from harness import OURS, Lab, Rival, Row, Wanted
+
+from gaudi3_rt import log
+from gaudi3_rt._redact import redact
+from gaudi3_rt.events import Event, emit, subscribe
+
+COUNT = 1000
+PLAIN = "plain logging"
+TEXT = "epoch 3 done: loss 0.4512, lr 0.0003, grad norm 1.25, 1234 samples/s, checkpoint written to runs/a.pt"
+FIELDS = {"loss": 0.4512, "lr": 3e-4, "grad_norm": 1.25, "tokens_per_second": 123456.7, "phase": "train"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone(Event):
+    """As training emits it."""
+
+    step: int
+    loss: float
+
+
+class Nowhere(io.StringIO):
+    """A stream that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        """Takes it."""
+        return len(text)
+
+
+def _event() -> None:
+    emit(StepDone, step=3, loss=0.5)
+
+
+def _repeated(call: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(COUNT):
+            call()
+
+    return run
+
+
+def _row(
+    lab: Lab, question: str, call: Callable[[], object], wanted: float | None, **rivals: Callable[[], object]
+) -> None:
+    lab.benchmark.group = question
+    runs = {OURS: call, **rivals}
+    samples = lab.race({name: Rival(_repeated(run)) for name, run in runs.items()})
+    bounds = [] if wanted is None else [Wanted("ms", wanted)]
+    lab.rows.append(Row(f"{COUNT} x {question}", "", samples, rival=next(iter(rivals), ""), wanted=bounds))
+
+
+@pytest.mark.parametrize("hook", ["none", "inline", "queued"])
+def test_event(lab: Lab, hook: str) -> None:
+    """Without a hook, with one in the same thread, with one behind a queue."""
+    with ExitStack() as stack:
+        if hook != "none":
+            stack.enter_context(subscribe(lambda _: None, inline=hook == "inline", capacity=COUNT))
+        _row(lab, f"an event, hook: {hook}", _event, 1.0 if hook == "none" else None)
+
+
+@pytest.mark.parametrize("is_written", [True, False], ids=["written", "below the level"])
+def test_log_entry(lab: Lab, is_written: bool) -> None:
+    """As JSON with five fields, two bound ones, and redaction; against a line of logging's own, without either."""
+    plain = logging.getLogger("bench.plain")
+    plain.setLevel(logging.INFO)
+    plain.propagate = False
+    handler = logging.StreamHandler(Nowhere())
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    with ExitStack() as stack:
+        stack.callback(plain.removeHandler, handler)
+        plain.addHandler(handler)
+        stack.enter_context(log.configure_logging("json", "info", stream=Nowhere()))
+        stack.enter_context(log.bind(step=3, epoch=1))
+        ours = log.get_logger("bench")
+        if is_written:
+            rivals = {PLAIN: lambda: plain.info("step done: loss %g, lr %g", 0.4512, 3e-4)}
+            _row(lab, f"a log entry, against {PLAIN}", lambda: ours.info("step done", **FIELDS), 25.0, **rivals)
+        else:
+            _row(lab, "a log entry below the level", lambda: ours.debug("step done", **FIELDS), None)
+
+
+@pytest.mark.parametrize("what", ["a text of 100 characters", "five fields"])
+def test_redaction(lab: Lab, what: str) -> None:
+    """Of what has no secret, as almost everything."""
+    value, wanted = (FIELDS, None) if what == "five fields" else (TEXT, 2.0)
+    _row(lab, f"redaction of {what}", lambda: redact(value), wanted)

@@ -1,0 +1,230 @@
+"""The records. One section per emitter; fields have the units of their names' suffixes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from time import time
+from typing import ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all records.
+
+    Attributes:
+        time: seconds since the epoch, UTC.
+    """
+
+    log_level: ClassVar[int] = logging.INFO
+    """As what the log writes such records; one of :mod:`logging`'s levels."""
+
+    time: float = field(default_factory=time)
+
+
+# gaudi3_rt.retry
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryScheduled(Event):
+    """A call failed and will be made again.
+
+    Attributes:
+        function: qualified name of what is called.
+        attempt: the one that failed, counted from 1.
+        max_attempts: how many there can be.
+        delay_seconds: until the next one.
+        error: class of the exception.
+        code: stable code of what it means.
+    """
+
+    function: str
+    attempt: int
+    max_attempts: int
+    delay_seconds: float
+    error: str
+    code: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryExhausted(Event):
+    """A call failed and will not be made again, though it was or could have been.
+
+    Attributes:
+        function: qualified name of what was called.
+        attempts: how many there were.
+        reason: ``attempts``, ``budget``, or ``not retryable`` after an error that was.
+        error: class of the last exception, which is raised.
+        code: stable code of what it means.
+    """
+
+    function: str
+    attempts: int
+    reason: str
+    error: str
+    code: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerOpened(Event):
+    """A circuit breaker refuses calls from now on.
+
+    Attributes:
+        breaker: its name.
+        failures: in succession.
+        recovery_seconds: until it lets one call through.
+    """
+
+    breaker: str
+    failures: int
+    recovery_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerHalfOpened(Event):
+    """A circuit breaker lets one call through, to see whether the service is back.
+
+    Attributes:
+        breaker: its name.
+    """
+
+    breaker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerClosed(Event):
+    """A circuit breaker lets all calls through again.
+
+    Attributes:
+        breaker: its name.
+    """
+
+    breaker: str
+
+
+# device
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceAcquired(Event):
+    """A device is this process's own from now on.
+
+    Attributes:
+        device: its name, e.g. ``hpu:0``.
+        attempts: how often it was tried.
+        seconds: from the first try on.
+        simulated: it is the software HPU.
+    """
+
+    device: str
+    attempts: int
+    seconds: float
+    simulated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceBusy(Event):
+    """Somebody else has a device; it is tried again.
+
+    Attributes:
+        device: its name.
+        attempt: how often it has been tried so far.
+        wait_seconds: until the next try.
+        holders: who has it, as ``pid 4711 (python train.py)``; empty if that cannot be told.
+    """
+
+    device: str
+    attempt: int
+    wait_seconds: float
+    holders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceReleased(Event):
+    """A device was given back."""
+
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetryUnavailable(Event):
+    """A device's sensors cannot be read; said once until they can be read again.
+
+    Attributes:
+        device: its name.
+        reason: what was tried and how it failed.
+    """
+
+    device: str
+    reason: str
+
+
+# memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryHigh(Event):
+    """Memory has reached the high watermark.
+
+    Attributes:
+        device: its name.
+        simulated: it is the software HPU.
+        allocated_bytes: the most that was taken since the sample before.
+        limit_bytes: the most that can be.
+        used_ratio: one over the other.
+    """
+
+    device: str
+    simulated: bool
+    allocated_bytes: int
+    limit_bytes: int
+    used_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRecovered(Event):
+    """After ``MemoryHigh``, memory is below the low watermark. Attributes are those of ``MemoryHigh``."""
+
+    device: str
+    simulated: bool
+    allocated_bytes: int
+    limit_bytes: int
+    used_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakSuspected(Event):
+    """Memory grows, and not as in a warm-up or a sawtooth. Intervals are of 99.9 %.
+
+    Attributes:
+        device: its name.
+        simulated: it is the software HPU.
+        bytes_per_second: how fast.
+        bytes_per_second_interval: of that.
+        bytes_per_step: how fast, against marked steps; None if none were marked.
+        seconds_to_limit: until memory is exhausted at this rate; None without a limit.
+        seconds_to_limit_interval: of that.
+    """
+
+    device: str
+    simulated: bool
+    bytes_per_second: float
+    bytes_per_second_interval: tuple[float, float]
+    bytes_per_step: float | None
+    seconds_to_limit: float | None
+    seconds_to_limit_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUnreadable(Event):
+    """A device did not say how much memory it has taken; told once, until it does again.
+
+    Attributes:
+        device: its name.
+        simulated: it is the software HPU.
+        error: what it raised.
+    """
+
+    device: str
+    simulated: bool
+    error: str

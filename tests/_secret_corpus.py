@@ -1,0 +1,115 @@
+"""Texts with secrets in them, and texts that look like it and have none. None of the secrets was ever valid."""
+
+# Put together here, so that no scanner of this repository takes them for real ones.
+_A, _B = "AKIA" + "IOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY"
+_JWT = "eyJhbGciOiJIUzI1NiJ9" + ".eyJzdWIiOiIxMjM0In0" + ".dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P"
+_GH, _HF = "ghp_" + "16C7e42F292c6912E7710c838347Ae178B4a", "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"
+_PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7bq3\nq9X2Z0a1\n-----END RSA PRIVATE KEY-----"
+_SLACK, _SK = "xoxb-" + "123456789012-abcdefGHIJKL", "sk-" + "proj-abc123DEF456ghi789JKL012"
+_GOOGLE, _WANDB = "AIza" + "SyA1234567890abcdefghijklmnopqrstuv", "0123456789abcdef" + "0123456789abcdef01234567"
+
+# (text, what must not be left of it)
+SECRETS = [
+    (f"access key {_A} in use", _A),
+    (f"{_A},{_B}", _B),
+    (f"aws_secret_access_key = {_B}", _B),
+    (f'{{"SecretAccessKey": "{_B}"}}', _B),
+    (f"jwt {_JWT} expired", _JWT),
+    (f"Authorization: Bearer {_JWT}", _JWT),
+    ("curl -H 'Authorization: Token abcdef123' http://h", "abcdef123"),
+    ('{"headers": {"Authorization": "Basic dXNlcjpodW50ZXIyMg=="}}', "dXNlcjpodW50ZXIyMg"),
+    ("bearer a1b2c3d4e5f6a7b8 was refused", "a1b2c3d4e5f6a7b8"),
+    ("sent Basic dXNlcjpodW50ZXIyMg== to the proxy", "dXNlcjpodW50ZXIyMg"),
+    ("Proxy-Authorization: Digest username=x, response=6629fae49393a0", "6629fae49393a0"),
+    ("Cookie: session=9f8e7d6c; theme=dark", "9f8e7d6c"),
+    ("connecting to postgresql://mlflow:hunter22@db:5432/runs", "hunter22"),
+    ("redis://:p%40ss-w0rd@cache:6379/0", "p%40ss-w0rd"),
+    ("amqp://user:p@ssw0rd@queue/", "p@ssw0rd"),
+    (f"git clone https://{_GH}@github.com/a/b", _GH),
+    (f"https://x-access-token:{_GH}@github.com/a/b.git", _GH),
+    (f"key:\n{_PEM}\nend", "MIIEpAIBAAKCAQEA7bq3"),
+    (_PEM.replace("\n", "\\n").split("-----END")[0], "q9X2Z0a1"),
+    ("github_pat_" + "11ABCDEFG0abcdefghijkl_mnopqrstuvwxyz", "11ABCDEFG0abcdefghijkl"),
+    (f"login with {_HF}", _HF),
+    ("glpat-" + "abcDEF123456ghiJKL78", "abcDEF123456ghiJKL78"),
+    (f"wandb login {_WANDB}", _WANDB),
+    (f"WANDB_API_KEY={_WANDB}", _WANDB),
+    ("wandb_v1_" + "AbCdEf0123456789AbCdEf", "AbCdEf0123456789AbCdEf"),
+    (f"slack says {_SLACK}", _SLACK),
+    ("https://hooks.slack.com/services/" + "T00000000/B00000000/XXXXabcdXXXX", "XXXXabcdXXXX"),
+    (f"OPENAI: {_SK}", _SK),
+    (f"maps?key={_GOOGLE}", _GOOGLE),
+    ("nvapi-" + "abcdefghij0123456789KLMN", "abcdefghij0123456789KLMN"),
+    ("password=correct-horse", "correct-horse"),
+    ("DB_PASSWORD: 'correct horse'", "correct horse"),
+    ("{'user': 'bob', 'passwd': 'hunter22'}", "hunter22"),
+    ('{\\"api_key\\": \\"zq81-hunter\\"}', "zq81-hunter"),
+    ("Config(secret='s3cr3t-value', size=3)", "s3cr3t-value"),
+    ("os.environ['HF_TOKEN'] = 'zq81hunter22'", "zq81hunter22"),
+    ('    password: str = "hunter22"', "hunter22"),
+    ("train.py --api-key zq81hunter --lr 0.1", "zq81hunter"),
+    ("--db-password=zq81hunter", "zq81hunter"),
+    ("Server=db;Uid=sa;Pwd=hunter22!;Encrypt=yes", "hunter22!"),
+    ("AccountName=a;AccountKey=Zm9vYmFyYmF6cXV4;EndpointSuffix=core", "Zm9vYmFyYmF6cXV4"),
+    ("GET /blob?sv=2024&sig=AbC123dEf456%3D&se=x", "AbC123dEf456"),
+    ("https://s3/b/k?X-Amz-Signature=fe5f80f77d5fa3be&X=1", "fe5f80f77d5fa3be"),
+    ("client_secret => zq81hunter", "zq81hunter"),
+    ("access_token=zq81hunter22&expires_in=3600", "zq81hunter22"),
+    ("clientSecret: zq81hunter", "zq81hunter"),
+    ("ValueError: password=hunter22", "hunter22"),
+    ('{"msg": "retry with api_key=zq81hunter and wait"}', "zq81hunter"),
+    ("max_tokens: secret=zq81hunter", "zq81hunter"),
+    ("a=b=c=password='hunter 22'", "hunter 22"),
+    ("encryption_key = 00112233445566778899aabbccddeeff", "00112233445566778899aabbccddeeff"),
+]
+
+LOOKALIKES = [
+    "commit 3f786850e387550fdab836ed7e6dc881de23001b",
+    "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "digest n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=",
+    "run 123e4567-e89b-12d3-a456-426614174000",
+    "shape torch.Size([8, 1024, 4096]) dtype=torch.bfloat16",
+    "loss=0.4512 lr=3e-4 grad_norm=1.25 tokens_per_second=123456.7",
+    "max_tokens=2048 pad_token_id=0 num_tokens: 17 eos_token=</s> tokenizer=gpt2-medium",
+    "special_token: <|endoftext|>, bos_token='<s-begin>'",
+    "unexpected token: } at line 3",
+    "token_type_ids: [0, 0, 1], tokens: ['a', 'b']",
+    "basic training of the model, Basic configuration loaded",
+    "the bearer of this message; bearer authentication-scheme",
+    "https://host:8080/path?email=a@b.example",
+    "ssh git@github.com:a/b.git",
+    "key=value, keys=['a'], primary_key: id, cache_key=abc123def456",
+    "password_file=/run/secrets/db token_url=https://auth.example/token",
+    "use_auth_token=True password=None secret=''",
+    "/opt/habanalabs/qual/gaudi3/bin/hl_qual",
+    "HLS-1H: device 0000:33:00.0 serial AM13005483",
+    "author: J. Doe, authority=ca.example, forward_pass=0.31",
+    "task-scheduling-of-many-things is-not-sk-learn",
+    "model.layers.0.self_attn.q_proj.weight_scale_inv",
+    "eyJ is how base64 of JSON begins",
+    "PWD=/root/work OLDPWD=/root",
+    "public_key=ssh-ed25519, key_size=256, keyboard: us",
+    "HABANA_VISIBLE_DEVICES=0,1,2 PT_HPU_LAZY_MODE=0",
+    "checkpoint step-000123 published in 3.2 s (1.4 GB/s)",
+    "2026-11-22T10:46:57.123456Z rank=3 world_size=8",
+    "passed 12 of 12, bypass=off, compass: north",
+    "secretary general, tokenization, cookiecutter-template",
+    "synStatus 26 [Generic failure] while acquiring device",
+    "next_token=17 per_token_loss=0.3 loss_per_token=0.3",
+]
+
+SECRET_NAMES = [
+    "password", "db_password", "Passwd", "PGPASSWORD", "smtp_pass", "passphrase", "secret", "client_secret",
+    "clientSecret", "AWS_SECRET_ACCESS_KEY", "aws_access_key_id", "token", "HF_TOKEN", "accessToken", "auth_token",
+    "refresh_tokens", "api_key", "apiKey", "APIKey", "x-api-key", "WANDB_API_KEY", "private_key", "ssh_key",
+    "encryption_key", "credential", "credentials", "authorization", "Proxy-Authorization", "cookie", "Set-Cookie",
+    "connection_string", "conn_str", "dsn", "SENTRY_DSN", "basic_auth", "webhook_url", "AccountKey", "HF_TOKEN_2",
+]  # fmt: skip
+
+HARMLESS_NAMES = [
+    "max_tokens", "tokens_per_second", "tokenizer", "tokenizer_name", "pad_token_id", "num_tokens", "eos_token",
+    "next_token", "tokens", "token_type_ids", "loss_per_token", "key", "keys", "primary_key", "public_key", "key_size",
+    "password_file", "password_min_length", "secret_name", "token_url", "author", "authority", "compass", "bypass",
+    "forward_pass", "hashed_id", "commit", "run_id", "monkey", "turkey", "PWD", "cookiecutter", "keyboard",
+    "passed", "subtoken", "private_key_id", "credentials_path",
+]  # fmt: skip

@@ -1,0 +1,391 @@
+"""Where entries go: levels, formats, ranks, files, other libraries, and what happens when they cannot be written."""
+
+import builtins
+import errno
+import io
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from _lines import Lines, logged
+
+from gaudi3_rt import events, log
+from gaudi3_rt.errors import InvalidConfigurationError, MissingConfigurationError
+from gaudi3_rt.events import Event
+
+own = logging.getLogger("gaudi3_rt.test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceLost(Event):
+    """A serious event."""
+
+    log_level: ClassVar[int] = logging.ERROR
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone(Event):
+    """A frequent event."""
+
+    step: int
+
+
+def test_nothing_is_written_before():
+    """A library is silent until it is asked."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import logging, gaudi3_rt.log; logging.getLogger('gaudi3_rt.x').error('x')"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == done.stderr == ""
+
+
+def test_import_needs_no_structlog():
+    """Modules that log do not need the extra."""
+    code = "import sys, gaudi3_rt.log, gaudi3_rt.audit; print(sorted({'structlog', 'rich'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout == "[]\n"
+
+
+def test_without_structlog(monkeypatch):
+    """The error names the extra."""
+    imported = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.partition(".")[0] == "structlog":
+            raise ModuleNotFoundError(name, name="structlog")
+        return imported(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.delitem(sys.modules, "gaudi3_rt.log._render", raising=False)
+    monkeypatch.delattr("gaudi3_rt.log._render", raising=False)
+    for call in (log.configure_logging, lambda: log.get_logger("train")):
+        with pytest.raises(MissingConfigurationError, match=r'pip install "gaudi3_rt\[ops\]"'):
+            call()
+
+
+def test_argument_over_environment_over_default(monkeypatch):
+    """Of level and format."""
+    with log.configure_logging(stream=Lines()) as handle:
+        assert (handle.level, handle.format) == (logging.INFO, "console")
+    monkeypatch.setenv("GAUDI3_RT_LOG_LEVEL", "Error")
+    monkeypatch.setenv("GAUDI3_RT_LOG_FORMAT", "json")
+    with log.configure_logging(stream=Lines()) as handle:
+        assert (handle.level, handle.format) == (logging.ERROR, "json")
+    with log.configure_logging("console", 10, stream=Lines()) as handle:
+        assert (handle.level, handle.format) == (logging.DEBUG, "console")
+
+
+def test_level():
+    """Entries below it are not written."""
+    with logged("warning") as lines:
+        own.info("no")
+        log.get_logger("gaudi3_rt.test").info("no")
+        own.warning("yes")
+    assert lines.entry["event"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "message"),
+    [
+        ({"level": "loud"}, {}, "level 'loud' is no log level; use debug, info"),
+        ({"format": "xml"}, {}, "format 'xml' is not known; use json or console"),
+        ({}, {"GAUDI3_RT_LOG_LEVEL": "loud"}, "GAUDI3_RT_LOG_LEVEL 'loud'"),
+        ({}, {"GAUDI3_RT_LOG_FORMAT": "xml"}, "GAUDI3_RT_LOG_FORMAT 'xml'"),
+        ({}, {"RANK": "first"}, "RANK='first' has to be a number"),
+        ({"max_bytes": 10, "backup_count": 0}, {}, "max_bytes=10, backup_count=0"),
+        ({"max_bytes": -1}, {}, "max_bytes=-1"),
+    ],
+)
+def test_wrong_values_change_nothing(options, environment, message, monkeypatch):
+    """Not even the configuration that is in force."""
+    with logged() as lines:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(InvalidConfigurationError, match=re.escape(message)):
+            log.configure_logging(**options)
+        own.info("still")
+    assert lines.entry["event"] == "still"
+
+
+def test_configuring_again_replaces():
+    """One line for each entry, in the new place."""
+    first, second = Lines(), Lines()
+    with log.configure_logging("json", stream=first) as before, log.configure_logging("json", stream=second):
+        own.info("once")
+        before.close()
+        before.close()
+        own.info("twice")
+    assert first.getvalue() == ""
+    assert [e["event"] for e in second.entries] == ["once", "twice"]
+
+
+def test_loggers_of_get_logger():
+    """Are written, made before or after; those of other libraries are not, nor is anything doubled."""
+    root = logging.getLogger()
+    early = log.get_logger("train")
+    theirs = io.StringIO()
+    handler = logging.StreamHandler(theirs)
+    root.addHandler(handler)
+    try:
+        with logged() as lines:
+            early.info("early")
+            log.get_logger("train.data").info("late")
+            logging.getLogger("other").error("not ours")
+    finally:
+        root.removeHandler(handler)
+    assert [e["event"] for e in lines.entries] == ["early", "late"]
+    assert theirs.getvalue() == "not ours\n"
+
+
+def test_capture_foreign():
+    """Other libraries and warnings, redacted and once; the root logger's own handlers are back afterwards."""
+    with logged(capture_foreign=True) as lines:
+        logging.getLogger("other").error("password=hunter22hunter")
+        own.info("ours")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            logging.captureWarnings(capture=True)  # what catch_warnings has put back
+            warnings.warn("old thing", FutureWarning, stacklevel=1)
+    assert [e["logger"] for e in lines.entries] == ["other", "gaudi3_rt.test", "py.warnings"]
+    assert "hunter22" not in lines.getvalue()
+    assert "old thing" in lines.entries[2]["event"]
+
+
+def test_ranks(monkeypatch, tmp_path):
+    """Rank 0 only, unless all are asked for; then each has its file."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with logged(file=tmp_path / "a" / "train.log") as lines:
+        own.error("silent")
+    assert lines.getvalue() == ""
+    assert list(tmp_path.iterdir()) == []
+    with logged(file=tmp_path / "a" / "train.log", rank_zero_only=False) as lines:
+        own.info("heard")
+    assert lines.entry["rank"] == 3
+    (file,) = (tmp_path / "a").iterdir()
+    assert file.name == "train.rank3.log"
+    assert json.loads(file.read_text())["event"] == "heard"
+    monkeypatch.setenv("RANK", "0")
+    with logged(file=tmp_path / "b.log") as lines:
+        own.info("rank 0")
+    assert (tmp_path / "b.log").exists()
+
+
+def test_slurm(monkeypatch):
+    """Where torchrun is not."""
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with log.configure_logging(stream=Lines()) as handle:
+        assert (handle.rank, handle.run_id) == (2, "4711")
+
+
+def test_handlers_that_others_add_stay():
+    """Those on the package's logger, before and while it is configured."""
+    logger = logging.getLogger("gaudi3_rt")
+    before, during = logging.NullHandler(), logging.NullHandler()
+    logger.addHandler(before)
+    with logged():
+        logger.addHandler(during)
+    assert {before, during} < set(logger.handlers)
+    logger.removeHandler(before)
+    logger.removeHandler(during)
+
+
+def test_a_run_id_is_made():
+    """Of time and chance."""
+    with log.configure_logging(stream=Lines()) as one:
+        pass
+    with log.configure_logging(stream=Lines()) as two:
+        assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}", two.run_id)
+        assert one.run_id != two.run_id
+
+
+def test_rotation(tmp_path):
+    """By length; so many old files are kept, and every line is whole."""
+    path = tmp_path / "train.log"
+    with logged(file=path, max_bytes=2000, backup_count=2):
+        for i in range(60):
+            own.info("entry %d", i)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.log", "train.log.1", "train.log.2"]
+    kept = [
+        json.loads(line)["event"]
+        for p in ("train.log.2", "train.log.1", "train.log")
+        for line in (tmp_path / p).read_text().splitlines()
+    ]
+    assert kept == [f"entry {i}" for i in range(60 - len(kept), 60)]
+    assert all(p.stat().st_size < 2500 for p in tmp_path.iterdir())
+
+
+HOLDER = """
+import sys
+from gaudi3_rt import log
+from gaudi3_rt.errors import InvalidConfigurationError
+try:
+    log.configure_logging("json", file=sys.argv[1])
+except InvalidConfigurationError as error:
+    print(error)
+"""
+
+
+def test_two_processes_never_rotate_one_file(tmp_path):
+    """The second is told so; after the first has closed it may."""
+
+    def other():
+        done = subprocess.run(  # noqa: S603 (our own code)
+            [sys.executable, "-c", HOLDER, str(path)], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    path = tmp_path / "train.log"
+    with logged(file=path), logged(file=path):
+        assert "is written by another process" in other()
+        with pytest.raises(InvalidConfigurationError):
+            log.configure_logging(level="loud", file=path)
+    assert other() == ""
+
+
+def test_a_forked_child_appends_and_does_not_rotate(tmp_path):
+    """And follows its parent's rotation."""
+    path = tmp_path / "train.log"
+    with logged(file=path, max_bytes=600, backup_count=9) as lines:
+        own.info("parent")
+        to_child, from_parent = os.pipe()
+        to_parent, from_child = os.pipe()
+        child = os.fork()
+        if child == 0:
+            for i in range(8):
+                own.info("child %d", i)
+            os.write(from_child, b"x")
+            os.read(to_child, 1)
+            own.info("child after rotation")
+            os._exit(0)
+        os.read(to_parent, 1)
+        own.info("rotates")
+        os.write(from_parent, b"x")
+        assert os.waitpid(child, 0)[1] == 0
+        for descriptor in (to_child, from_parent, to_parent, from_child):
+            os.close(descriptor)
+        assert len(lines.entries) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.log", "train.log.1"]
+    assert [json.loads(x)["event"] for x in path.read_text().splitlines()] == ["rotates", "child after rotation"]
+
+
+class Full(Lines):
+    """A stream that takes nothing, for a while."""
+
+    full = True
+
+    def write(self, text):
+        """Fails."""
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_a_stream_that_takes_nothing(capsys):
+    """Is counted, said once, and tried again."""
+    stream = Full()
+    with log.configure_logging("json", stream=stream) as handle:
+        for _ in range(3):
+            own.info("lost")
+        stream.full = False
+        own.info("back")
+        assert handle.failed == 3
+    assert stream.entry["event"] == "back"
+    said = capsys.readouterr().err
+    assert said.count("No space left") == said.count("\n") == 1
+
+
+def test_a_closed_stream():
+    """Stops nothing."""
+    stream = Lines()
+    with log.configure_logging("json", stream=stream) as handle:
+        stream.close()
+        own.info("lost")
+        assert handle.failed == 1
+
+
+def test_a_full_disk(capsys):
+    """The device that is always full: losses are counted, also when the file is closed."""
+    with log.configure_logging("json", "info", "/dev/full", stream=Lines(), max_bytes=0) as handle:
+        own.info("lost")
+        own.info("lost")
+        assert handle.failed == 2
+    assert "log file /dev/full takes no entries" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_opened(tmp_path):
+    """Nothing has changed then."""
+    with logged() as lines:
+        with pytest.raises(IsADirectoryError):
+            log.configure_logging("json", file=tmp_path)
+        own.info("still")
+    assert lines.entry["event"] == "still"
+
+
+def test_standard_error_is_looked_up_at_each_entry(capsys):
+    """As tests and notebooks replace it."""
+    with log.configure_logging("json"):
+        own.info("seen")
+    assert json.loads(capsys.readouterr().err)["event"] == "seen"
+
+
+class Terminal(io.StringIO):
+    """A terminal."""
+
+    def isatty(self):
+        """It is one."""
+        return True
+
+
+def test_console(monkeypatch):
+    """For people: aligned, no colours without a terminal or with NO_COLOR, no control characters, advice below."""
+    stream, terminal, plain = io.StringIO(), Terminal(), Terminal()
+    with log.configure_logging("console", stream=stream):
+        own.info("ev\x1b[31mil\ninjected", extra={"loss": 0.5, "step": 3})
+        own.error("no device", extra={"error": _error()})
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert "ev\\x1b[31mil\n    injected" in text
+    assert "step=3 loss=0.5" in text
+    assert "run_id" not in text
+    assert "error='InvalidConfigurationError: bad' error.code=1001" in text
+    assert text.endswith("\n      try: fix it\n")
+    with log.configure_logging("console", stream=terminal):
+        own.info("colours")
+    assert "\x1b[" in terminal.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    with log.configure_logging("console", stream=plain):
+        own.info("none")
+    assert "\x1b" not in plain.getvalue()
+
+
+def _error():
+    return InvalidConfigurationError("bad", suggestions=["fix it"])
+
+
+def test_events_are_logged():
+    """With their fields, at their kind's level, or the one that is asked for."""
+    with logged("info") as lines:
+        events.emit(DeviceLost, device="hpu:3")
+        events.emit(StepDone, step=7)
+    events.emit(StepDone, step=8)
+    lost, done = lines.entries
+    assert (lost["level"], lost["event"], lost["device"]) == ("error", "device_lost", "hpu:3")
+    assert lost["logger"] == "gaudi3_rt.events"
+    assert (done["level"], done["event"], done["step"]) == ("info", "step_done", 7)
+    with logged("debug", events=False) as lines, log.subscribe(StepDone, levels={Event: "debug"}):
+        events.emit(DeviceLost, device="hpu:3")
+        events.emit(StepDone, step=7)
+    assert (lines.entry["level"], lines.entry["event"]) == ("debug", "step_done")
+    with pytest.raises(InvalidConfigurationError):
+        log.subscribe(levels={Event: "loud"})
