@@ -1,0 +1,255 @@
+"""``gaudi3-rt memory``: what a process or the machine has taken, and what a training will take."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import math
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+import psutil
+import torch
+
+from gaudi3_rt import memory, optim
+from gaudi3_rt.errors import ParameterValidationError
+from gaudi3_rt.memory._format import bytes_text, duration_text, percent_text
+
+_COUNT = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)([KMBT]?)", re.IGNORECASE)
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_COLUMNS = 4096
+"""Of the matrices that stand for a model: whole blocks of every format."""
+
+
+class _Machine:
+    """Memory that all processes of this machine have taken."""
+
+    name = "this machine"
+    simulated = False
+
+    def __init__(self) -> None:
+        self._peak = 0
+
+    def memory_stats(self) -> memory.MemoryStats:
+        found = psutil.virtual_memory()
+        taken = int(found.total - found.available)
+        self._peak = max(self._peak, taken)
+        return memory.MemoryStats(allocated=taken, reserved=None, peak=self._peak, limit=int(found.total))
+
+
+@click.group(name="memory")
+def memory_group() -> None:
+    """Watch memory, and plan how much a training will take."""
+
+
+@memory_group.command()
+@click.option("--pid", type=click.IntRange(1), help="A process; without it, all of this machine.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Seconds between samples.",
+)
+@click.option("--count", type=click.IntRange(1), help="End after so many samples; without it, on Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line; sizes in bytes.")
+def watch(pid: int | None, interval: float, count: int | None, as_json: bool) -> None:
+    """Show what is taken, its peak and its limit, and whether it seems to leak.
+
+    On a terminal one line is kept up to date; otherwise each sample is a line. It ends on Ctrl-C, with the process, or
+    after --count samples, and says on stderr what was seen. Status 1 if nothing could be read.
+    """
+    logging.getLogger(memory.__name__).addHandler(logging.NullHandler())  # what it logs is shown here in other words
+    monitor = memory.MemoryMonitor(_Machine() if pid is None else memory.ProcessMemory(pid), interval)
+    try:
+        with contextlib.suppress(KeyboardInterrupt), _screen(as_json=as_json) as show:
+            for text in _samples(monitor, pid, interval, count, as_json=as_json):
+                show(text)
+    except BrokenPipeError:  # such as `| head`
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    if monitor.last is None:
+        message = f"the memory of {monitor.device.name} cannot be read: there is no such process, or it is not yours"
+        raise click.ClickException(message)
+    click.echo(_summary(monitor), err=True)
+
+
+def _samples(
+    monitor: memory.MemoryMonitor, pid: int | None, interval: float, count: int | None, *, as_json: bool
+) -> Iterator[str]:
+    never = threading.Event()
+    number = 0
+    while True:
+        stats = monitor.sample()
+        if stats is not None:
+            yield _as_json(monitor, stats) if as_json else _as_line(monitor, stats)
+        number += 1
+        gone = pid is not None and (stats is None or not psutil.pid_exists(pid))
+        if gone or number == count:
+            return
+        never.wait(interval)
+
+
+@contextlib.contextmanager
+def _screen(*, as_json: bool) -> Iterator[Any]:
+    """What shows a sample: a line that is kept up to date on a terminal, else a line for each."""
+    if as_json or not sys.stdout.isatty():
+        yield click.echo
+        return
+    from rich.console import Console  # noqa: PLC0415 (only on a terminal)
+    from rich.live import Live  # noqa: PLC0415 (same)
+    from rich.text import Text  # noqa: PLC0415 (same)
+
+    with Live(console=Console(), auto_refresh=False) as live:
+        yield lambda text: live.update(Text(text, style="bold red" if "leaks" in text else ""), refresh=True)
+
+
+def _as_line(monitor: memory.MemoryMonitor, stats: memory.MemoryStats) -> str:
+    limit = f" of {bytes_text(stats.limit)} ({percent_text(stats.allocated, stats.limit)})" if stats.limit else ""
+    leak = monitor.leak
+    if leak is None:
+        note = ""
+    else:
+        left = "" if leak.seconds_to_limit is None else f", full in {duration_text(leak.seconds_to_limit)}"
+        note = f", seems to leak: it leaks {bytes_text(leak.bytes_per_second)}/s{left}"
+    simulated = " (simulated)" if stats.simulated else ""
+    now = datetime.now(timezone.utc).strftime("%H:%M:%S")
+    taken = f"{bytes_text(stats.allocated)}{limit}, peak {bytes_text(stats.peak)}"
+    return f"{now}Z {monitor.device.name}{simulated}: {taken}{note}"
+
+
+def _as_json(monitor: memory.MemoryMonitor, stats: memory.MemoryStats) -> str:
+    leak = monitor.leak
+    fields = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "device": monitor.device.name,
+        **asdict(stats),
+        "leak_bytes_per_second": None if leak is None else leak.bytes_per_second,
+        "seconds_to_limit": None if leak is None else leak.seconds_to_limit,
+    }
+    return json.dumps(fields)
+
+
+def _summary(monitor: memory.MemoryMonitor) -> str:
+    points = monitor.timeline
+    samples = sum(point.samples for point in points)
+    first, last = points[0].allocated, points[-1].allocated
+    low, high = min(point.low for point in points), max(point.high for point in points)
+    change = f"{'+' if last >= first else '-'}{bytes_text(abs(last - first))}"
+    unread = f", {monitor.failures} could not be read" if monitor.failures else ""
+    leak = "no leak seen" if monitor.leak is None else f"leaks {bytes_text(monitor.leak.bytes_per_second)}/s"
+    return (
+        f"{monitor.device.name}: {samples} samples in {duration_text(points[-1].time - points[0].time)}{unread}: "
+        f"{bytes_text(low)} to {bytes_text(high)}, {change} from first to last, {leak}"
+    )
+
+
+@memory_group.command()
+@click.option("--params", required=True, metavar="COUNT", help="How many parameters: 7e9, 7B, 350M.")
+@click.option("--dtype", type=click.Choice(_DTYPES), default="bfloat16", show_default=True, help="Of parameters.")
+@click.option(
+    "--optimizer",
+    default="FusedAdamW",
+    show_default=True,
+    metavar="NAME",
+    help="One of gaudi3_rt.optim, or torch.NAME of torch.optim.",
+)
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the optimizer: moments_dtype=int8.")
+@click.option("--shards", type=click.IntRange(1), default=1, show_default=True, help="Devices that share all of it.")
+@click.option("--device", type=click.Choice(list(memory.GAUDI_MEMORY)), help="Status 1 if it does not fit into this.")
+@click.option(
+    "--headroom",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share to leave free.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON; sizes in bytes.")
+def plan(
+    params: str,
+    dtype: str,
+    optimizer: str,
+    options: tuple[str, ...],
+    shards: int,
+    device: str | None,
+    headroom: float,
+    as_json: bool,
+) -> None:
+    """Say what parameters, gradients and the optimizer's state take, and whether that fits.
+
+    The model is taken to be large matrices. Activations are not included: for those, and for a model's true shapes,
+    call gaudi3_rt.memory.plan with the model and a batch.
+    """
+    numbers = _parse_count(params)
+    with torch.device("meta"):
+        model = torch.nn.Linear(
+            _COLUMNS, math.ceil(numbers / shards / _COLUMNS), bias=False, dtype=getattr(torch, dtype)
+        )
+    make = functools.partial(_optimizer(optimizer), **dict(_parse_option(option) for option in options))
+    try:
+        found = memory.plan(model, make)
+    except ParameterValidationError as error:
+        raise click.ClickException(str(error)) from error
+    verdicts = {name: found.fits(name, headroom) for name in ([device] if device else memory.GAUDI_MEMORY)}
+    if as_json:
+        fits = {name: asdict(verdict) for name, verdict in verdicts.items()}
+        click.echo(json.dumps({**found.to_dict(), "shards": shards, "fits": fits}, indent=2))
+    else:
+        click.echo(found.table())
+        for name, verdict in verdicts.items():
+            click.echo(f"{name}: {verdict.reason}")
+    if device and not verdicts[device]:
+        raise SystemExit(1)
+
+
+def _parse_count(text: str) -> int:
+    found = _COUNT.fullmatch(text)
+    count = int(float(found[1]) * _SUFFIXES[found[2].upper()]) if found else 0
+    if count < 1:
+        message = f"{text!r} is no number of parameters, such as 7e9, 7B or 350M"
+        raise click.BadParameter(message, param_hint="--params")
+    return count
+
+
+def _optimizer(name: str) -> Any:
+    module, _, own = name.rpartition(".")
+    home = torch.optim if module in {"torch", "torch.optim"} else optim if module == "" else None
+    found = getattr(home, own, None) if home is not None else None
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        ours = ", ".join(n for n in optim.__all__ if _is_optimizer(getattr(optim, n)))
+        message = f"{name!r} is no optimizer; known are {ours}, and those of torch.optim as torch.AdamW"
+        raise click.BadParameter(message, param_hint="--optimizer")
+    return found
+
+
+def _is_optimizer(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, torch.optim.Optimizer)
+
+
+def _parse_option(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.isidentifier():
+        message = f"{text!r} is not KEY=VALUE"
+        raise click.BadParameter(message, param_hint="--option")
+    values = [_parse_value(part) for part in value.split(",")]
+    return key, values[0] if len(values) == 1 else tuple(values)
+
+
+def _parse_value(text: str) -> Any:
+    """A dtype, None, true, false, a number, or the text itself."""
+    dtype = getattr(torch, text, None)
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    try:
+        return json.loads(text.lower().replace("none", "null"))
+    except ValueError:
+        return text

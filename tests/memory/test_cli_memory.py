@@ -1,0 +1,155 @@
+"""``gaudi3-rt memory``: lines when piped, one line on a terminal, JSON, a summary, plans."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from gaudi3_rt import memory
+from gaudi3_rt.cli._app import app
+
+COMMAND = [sys.executable, "-m", "gaudi3_rt.cli", "memory"]
+
+
+def run(*arguments):
+    """A command in this process."""
+    return CliRunner().invoke(app, ["memory", *arguments])
+
+
+def test_watch_piped_is_a_line_for_each_sample():
+    """Data on stdout, the summary on stderr; no control characters."""
+    done = run("watch", "--pid", str(os.getpid()), "--interval", "0.001", "--count", "3")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(f"process {os.getpid()}: " in line and " of " in line and "peak" in line for line in lines)
+    assert "\x1b" not in done.stdout
+    assert f"process {os.getpid()}: 3 samples in 0 s" in done.stderr
+    assert "no leak seen" in done.stderr
+
+
+def test_watch_as_json():
+    """One object a line, with the schema of all devices."""
+    done = run("watch", "--pid", str(os.getpid()), "--interval", "0.001", "--count", "2", "--json")
+    samples = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(samples) == 2
+    assert set(memory.MemoryStats.__dataclass_fields__) < set(samples[0])
+    assert samples[0]["peak"] >= samples[0]["allocated"] > 10**7
+    assert samples[0]["time"].endswith("Z")
+    assert samples[0]["leak_bytes_per_second"] is None
+
+
+def test_watch_without_a_process_is_the_machine():
+    """All that is taken."""
+    done = run("watch", "--count", "1")
+    assert done.exit_code == 0
+    assert "this machine: " in done.stdout
+
+
+def test_watch_ends_with_the_process():
+    """Without --count; status 0, because something was seen."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        watching = subprocess.Popen(  # noqa: S603 (this Python)
+            [*COMMAND, "watch", "--pid", str(child.pid), "--interval", "0.01"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        first = watching.stdout.readline()
+        child.communicate(b"\n", timeout=60)
+    _, errors = watching.communicate(timeout=60)
+    assert f"process {child.pid}" in first
+    assert watching.returncode == 0
+    assert "samples in" in errors
+
+
+def test_watch_of_no_process_fails():
+    """Status 1 and a sentence."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        pass
+    done = run("watch", "--pid", str(child.pid), "--count", "1")
+    assert done.exit_code == 1
+    assert "cannot be read" in done.stderr
+
+
+def test_watch_on_a_terminal_keeps_one_line_and_ends_on_ctrl_c():
+    """The line is drawn again in place; the summary comes on the interrupt, with status 0."""
+    master, slave = pty.openpty()
+    watching = subprocess.Popen(  # noqa: S603 (this Python)
+        [*COMMAND, "watch", "--interval", "0.05"],
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "120"},
+    )
+    os.close(slave)
+    seen = b""
+    while seen.count(b"this machine: ") < 3:
+        seen += os.read(master, 4096)
+    watching.send_signal(signal.SIGINT)
+    try:
+        while True:
+            seen += os.read(master, 4096)
+    except OSError:  # the other end is closed
+        pass
+    _, errors = watching.communicate(timeout=60)
+    os.close(master)
+    assert watching.returncode == 0
+    assert "this machine: " in errors
+    assert "samples in" in errors
+    assert "Traceback" not in errors
+    assert b"\x1b[2K" in seen  # a line is cleared before it is drawn again
+    assert b"\x1b[1;31m" not in seen
+
+
+def test_plan_says_whether_it_fits():
+    """7 G parameters in bfloat16 with 8-bit moments: 2 + 2 + 2 + 1/64 bytes each, or so."""
+    done = run("plan", "--params", "7B", "--option", "moments_dtype=int8", "--option", "rounding=stochastic")
+    assert done.exit_code == 0, done.output
+    assert "exp_avg_codes" in done.stdout
+    assert "gaudi3: fits: 39" in done.stdout
+    assert "gaudi2: fits: 39" in done.stdout
+    assert "activations are not included" in done.stdout
+
+
+def test_plan_as_json_and_its_status():
+    """Status 1 if it does not fit into the device that was asked for; shards divide."""
+    wanted = ["plan", "--params", "70e9", "--optimizer", "torch.AdamW", "--device", "gaudi3", "--json"]
+    done = run(*wanted)
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert found["total"] >= 70e9 * (2 + 2 + 2 + 2)
+    assert found["fits"]["gaudi3"]["fits"] is False
+    shared = run(*wanted, "--shards", "8")
+    assert shared.exit_code == 0
+    assert json.loads(shared.stdout)["total"] == pytest.approx(found["total"] / 8, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--params", "seven"], "no number of parameters"),
+        (["--params", "0"], "no number of parameters"),
+        (["--params", "7e9", "--optimizer", "Adamant"], "known are FusedAdagrad"),
+        (["--params", "7e9", "--optimizer", "os.path"], "no optimizer"),
+        (["--params", "7e9", "--option", "moments_dtype"], "not KEY=VALUE"),
+    ],
+)
+def test_plan_checks_its_arguments(arguments, message):
+    """Status 2 and what is allowed."""
+    done = run("plan", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_plan_passes_on_what_the_optimizer_refuses():
+    """Status 1 and its sentence."""
+    done = run("plan", "--params", "7e9", "--option", "moments_dtype=int4")
+    assert done.exit_code == 1
+    assert "moments_dtype" in done.stderr
+    assert "Traceback" not in done.stderr
