@@ -6,17 +6,15 @@ fixtures that stay the same from example to example, and keeps the tests of a fi
 
 import os
 
+import _fuzz
 import _problems
-import hypothesis
 import hypothesis.configuration
 import pytest
 import torch
 
 from gaudi3_rt import _core
 
-# Derandomized, so that a failure is of the change at hand; no database, so that tests leave nothing behind.
-hypothesis.settings.register_profile("gaudi3_rt", deadline=None, derandomize=True, max_examples=40, database=None)
-hypothesis.settings.load_profile("gaudi3_rt")
+_fuzz.register_profiles()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,10 @@ import os
 from gaudi3_rt import _core
 
 ISA_VARIABLE = "GAUDI3_RT_ISA"
+DEBUG_VARIABLE = "GAUDI3_RT_DEBUG"
 KERNEL_PATH_VARIABLE = "GC_KERNEL_PATH"
+LOG_LEVEL_VARIABLE = "GAUDI3_RT_LOG_LEVEL"
+LOG_FORMAT_VARIABLE = "GAUDI3_RT_LOG_FORMAT"
 
 
 @functools.cache
@@ -31,3 +34,63 @@ def isa() -> str:
 def kernel_path() -> str:
     """The kernel libraries of Gaudi's graph compiler, with colons between; empty if ``GC_KERNEL_PATH`` is not set."""
     return os.environ.get(KERNEL_PATH_VARIABLE, "")
+
+
+def log_level() -> str | None:
+    """``GAUDI3_RT_LOG_LEVEL``; None if it is not set or empty."""
+    return os.environ.get(LOG_LEVEL_VARIABLE) or None
+
+
+def log_format() -> str | None:
+    """``GAUDI3_RT_LOG_FORMAT``; None if it is not set or empty."""
+    return os.environ.get(LOG_FORMAT_VARIABLE) or None
+
+
+def no_color() -> bool:
+    """Whether ``NO_COLOR`` asks for text without colours."""
+    return bool(os.environ.get("NO_COLOR"))
+
+
+def rank() -> int:
+    """Number of this process among all of the run: torchrun's ``RANK``, else Slurm's ``SLURM_PROCID``, else 0.
+
+    Raises:
+        ValueError: the variable is no number from 0 on.
+    """
+    return _count(("RANK", "SLURM_PROCID"), 0)
+
+
+def world_size() -> int:
+    """How many processes the run has: torchrun's ``WORLD_SIZE``, else Slurm's ``SLURM_NTASKS``, else 1.
+
+    Raises:
+        ValueError: the variable is no number from 0 on.
+    """
+    return _count(("WORLD_SIZE", "SLURM_NTASKS"), 1)
+
+
+def run_id() -> str | None:
+    """Name of the run: torchrun's ``TORCHELASTIC_RUN_ID`` (``none`` if it was given none), else ``SLURM_JOB_ID``."""
+    named = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return named if named not in {"", "none"} else os.environ.get("SLURM_JOB_ID") or None
+
+
+def _count(variables: tuple[str, ...], default: int) -> int:
+    for variable in variables:
+        text = os.environ.get(variable)
+        if text:
+            if not text.isdecimal():
+                msg = f"{variable}={text!r} has to be a number, 0 or more (or unset)"
+                raise ValueError(msg)
+            return int(text)
+    return default
+
+
+def variables() -> tuple[str, ...]:
+    """The names of all variables that this module reads, from its constants ``..._VARIABLE``."""
+    return tuple(value for name, value in globals().items() if name.endswith("_VARIABLE"))
+
+
+def environment() -> dict[str, str]:
+    """All variables of this process, as they are now."""
+    return dict(os.environ)

@@ -6,11 +6,12 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Entry point of ``gaudi3-rt``."""
+    """What ``gaudi3-rt`` does."""
     try:
         import click  # noqa: F401, PLC0415 (only the command needs it)
-    except ImportError:
-        sys.exit('gaudi3-rt needs click; install it with: pip install "gaudi3_rt[cli]"')
+        import rich  # noqa: F401, PLC0415 (same)
+    except ImportError as error:
+        sys.exit(f'gaudi3-rt needs {error.name}; install it with: pip install "gaudi3_rt[cli]"')
     from gaudi3_rt.cli._app import app  # noqa: PLC0415
 
-    app()
+    app(prog_name="gaudi3-rt")

@@ -1,0 +1,53 @@
+"""Imports point one way: services know what is below them, and not one another."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from _problems import ROOT
+
+PACKAGE = ROOT / "python" / "gaudi3_rt"
+SERVICES = ("audit", "config", "device", "log", "memory", "retry", "testing", "validation")
+BELOW = {"errors", "events"}
+
+
+def imported(file: Path) -> set[str]:
+    """Which parts of the package a module imports, wherever in it the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "gaudi3_rt":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gaudi3_rt."):
+            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("gaudi3_rt.")}
+    return names
+
+
+def files(part: str) -> list[Path]:
+    """The modules of a part of the package."""
+    found = sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / f"{part}.py"]
+    assert all(file.exists() for file in found)
+    return found
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_services_do_not_know_one_another(service):
+    """Errors, events, private modules, and optimizers where a service is about them."""
+    above = {*SERVICES, "cli", "doctor"} - {service}
+    for file in files(service):
+        assert not imported(file) & above, file
+
+
+@pytest.mark.parametrize("part", sorted(BELOW))
+def test_what_is_below_knows_no_service(part):
+    """Neither errors nor events import what emits or raises them."""
+    for file in files(part):
+        assert not imported(file) & {*SERVICES, "cli", "doctor"}, file
+
+
+def test_no_service_is_missing():
+    """A new package has to be listed here, or to stand above the services."""
+    others = {"cli", "compat", "doctor", "grads", "optim", "tpc", *BELOW}
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages - others <= set(SERVICES)
