@@ -22,6 +22,7 @@ FOLDER = Path(__file__).parent
 TABLE = FOLDER / "assembly.md"
 ARCHITECTURE = "gaudi2"
 LANES = 64  # of f32 in a vector
+SHARDS = 2  # that are summed up: the second is what the inner loop is for
 MEMBER_VECTORS = _core.TPC_MEMBER_ELEMENTS // LANES
 BYTES = {"f32": 4, "i32": 4, "bf16": 2, "i8": 1, "u8": 1}
 LABEL = re.compile(r"([.\w$]+):")
@@ -100,11 +101,11 @@ def cut(operands: list[_core.TpcOperand]) -> list[_core.TpcOperand]:
 
 
 def bytes_per_element(kernel: _core.TpcKernel) -> float:
-    """What has to be read and written for each element; of shards, one of them."""
+    """What has to be read and written for each element; of shards, two."""
     scales = [operand for operand in kernel["inputs"] + kernel["outputs"] if operand["access"] == "scales"]
     once = cut(kernel["inputs"]) + cut(kernel["outputs"])
     per_block = sum(BYTES[operand["dtype"]] for operand in scales) / _core.TPC_BLOCK_ELEMENTS
-    return sum(BYTES[operand["dtype"]] for operand in once) + per_block
+    return sum(BYTES[operand["dtype"]] * (SHARDS if operand["access"] == "rows" else 1) for operand in once) + per_block
 
 
 def vectors(kernel: _core.TpcKernel, bundles: list[str]) -> float:
@@ -119,9 +120,10 @@ def vectors(kernel: _core.TpcKernel, bundles: list[str]) -> float:
 def bundles_per_vector(kernel: _core.TpcKernel, listing: str) -> float:
     """Bundles of the outermost loop for each 64 elements.
 
-    Around a loop inside it stands what is done once a member. Of several such loops the one that deals with most at a
-    time is the body; the others take up a remainder that a member does not have. A second outermost loop is for the
-    last member, which reaches past the end and costs more.
+    Around a loop inside it stands what is done once a member, or once for the elements that are stored there and not
+    inside. Of several such loops the one that deals with most at a time is the body; the others take up a remainder
+    that a member does not have. A second outermost loop is for the last member, which reaches past the end and costs
+    more.
     """
     bundles, loops = parse(listing)
     costs = []
@@ -129,12 +131,15 @@ def bundles_per_vector(kernel: _core.TpcKernel, listing: str) -> float:
         if any(other.holds(outer) for other in loops):
             continue
         inside = [loop for loop in loops if outer.holds(loop)]
-        around = [i for i in range(outer.begin, outer.end) if not any(loop.begin <= i < loop.end for loop in inside)]
+        within = range(outer.begin, outer.end)
+        outside = [bundles[i] for i in within if not any(loop.begin <= i < loop.end for loop in inside)]
         if inside:
             body = max((bundles[loop.begin : loop.end] for loop in inside), key=lambda body: vectors(kernel, body))
-            costs.append(len(around) / MEMBER_VECTORS + len(body) / vectors(kernel, body))
+            stored = count(STORE, outside) and not count(STORE, body)
+            per = vectors(kernel, outside) if stored else MEMBER_VECTORS
+            costs.append(len(outside) / per + len(body) / vectors(kernel, body))
         else:
-            costs.append(len(around) / vectors(kernel, [bundles[i] for i in around]))
+            costs.append(len(outside) / vectors(kernel, outside))
     return min(costs)
 
 
@@ -184,7 +189,7 @@ def page(version: str, rows: list[list[str]]) -> str:
 Written by `make tpc-asm`. Every kernel was compiled for {ARCHITECTURE} by {version}; a test compares the
 sources with those that were compiled: sha256 {digest()}.
 
-- bytes/element: read and written in memory; of `shard_sum`, for each shard.
+- bytes/element: read and written in memory; by `shard_sum`, of {SHARDS} shards.
 - bundles/vector: instruction bundles of the loop for each 64 elements, counted in the listing, with what is done once a
   member in equal parts.
 - estimated: the share of the memory's bandwidth that the kernel could use if a TPC started one bundle a clock and never

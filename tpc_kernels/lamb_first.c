@@ -20,7 +20,6 @@ static inline float64 step_vector(int element, float64 param, float64 grad, Cons
   return direction(param, exp_avg, exp_avg_sq, c);
 }
 
-/* Of a member that does not reach past the end, no lane has to be masked. */
 static inline void step_member(int member, int masked, int end, Constants c, float grad_factor, tensor param_in,
                                tensor grad_in, tensor exp_avg_in, tensor exp_avg_sq_in, tensor exp_avg_out,
                                tensor exp_avg_sq_out, tensor param_sums, tensor update_sums) {
@@ -55,17 +54,6 @@ void main(tensor param_in, tensor grad_in, tensor exp_avg_in, tensor exp_avg_sq_
           tensor exp_avg_sq_out, tensor param_sums, tensor update_sums) {
   const Constants constants = read_constants(scalars);
   const float grad_factor = g3rt_scalar(scalars, CONSTANTS);
-  const int5 first = get_index_space_offset();
-  const int5 count = get_index_space_size();
-  const int end = get_dim_size(param_in, 0);
-  const int members = first[0] + count[0];
-  const int whole = s_i32_min(members, end / G3RT_MEMBER_ELEMENTS);
-  for (int member = first[0]; member < whole; ++member) {
-    step_member(member, 0, end, constants, grad_factor, param_in, grad_in, exp_avg_in, exp_avg_sq_in, exp_avg_out,
-                exp_avg_sq_out, param_sums, update_sums);
-  }
-  if (whole < members) {
-    step_member(whole, 1, end, constants, grad_factor, param_in, grad_in, exp_avg_in, exp_avg_sq_in, exp_avg_out,
-                exp_avg_sq_out, param_sums, update_sums);
-  }
+  G3RT_EACH_MEMBER(param_in, step_member, constants, grad_factor, param_in, grad_in, exp_avg_in, exp_avg_sq_in,
+                   exp_avg_out, exp_avg_sq_out, param_sums, update_sums);
 }

@@ -3,7 +3,6 @@
 
 #include "lars.h"
 
-/* Of a member that does not reach past the end, no lane has to be masked. */
 static inline void sum_member(int member, int masked, int end, float grad_factor, tensor param_in, tensor grad_in,
                               tensor param_sums, tensor grad_sums) {
   const int begin = member * G3RT_MEMBER_ELEMENTS;
@@ -26,13 +25,5 @@ static inline void sum_member(int member, int masked, int end, float grad_factor
 
 void main(tensor param_in, tensor grad_in, tensor scalars, tensor param_sums, tensor grad_sums) {
   const float grad_factor = g3rt_scalar(scalars, CONSTANTS);
-  const int5 first = get_index_space_offset();
-  const int5 count = get_index_space_size();
-  const int end = get_dim_size(param_in, 0);
-  const int members = first[0] + count[0];
-  const int whole = s_i32_min(members, end / G3RT_MEMBER_ELEMENTS);
-  for (int member = first[0]; member < whole; ++member) {
-    sum_member(member, 0, end, grad_factor, param_in, grad_in, param_sums, grad_sums);
-  }
-  if (whole < members) sum_member(whole, 1, end, grad_factor, param_in, grad_in, param_sums, grad_sums);
+  G3RT_EACH_MEMBER(param_in, sum_member, grad_factor, param_in, grad_in, param_sums, grad_sums);
 }

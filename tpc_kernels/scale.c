@@ -3,7 +3,6 @@
 #include "sums.h"
 
 #ifdef COUNT_NONFINITE
-/* Of a member that does not reach past the end, no lane has to be masked. */
 static inline void scale_member(int member, int masked, int end, float by, tensor x, tensor scaled, tensor nonfinite) {
   const int begin = member * G3RT_MEMBER_ELEMENTS;
   Sum bad = g3rt_zero_sum();
@@ -18,13 +17,7 @@ static inline void scale_member(int member, int masked, int end, float by, tenso
 
 void main(tensor x, tensor factor, tensor scaled, tensor nonfinite) {
   const float by = g3rt_scalar(factor, 0);
-  const int5 first = get_index_space_offset();
-  const int5 count = get_index_space_size();
-  const int end = get_dim_size(x, 0);
-  const int members = first[0] + count[0];
-  const int whole = s_i32_min(members, end / G3RT_MEMBER_ELEMENTS);
-  for (int member = first[0]; member < whole; ++member) scale_member(member, 0, end, by, x, scaled, nonfinite);
-  if (whole < members) scale_member(whole, 1, end, by, x, scaled, nonfinite);
+  G3RT_EACH_MEMBER(x, scale_member, by, x, scaled, nonfinite);
 }
 #else
 void main(tensor x, tensor factor, tensor scaled) {

@@ -1,7 +1,6 @@
 /* For every member the sum of the squares of its elements, and how many are infinite or NaN. */
 #include "sums.h"
 
-/* Of a member that does not reach past the end, no lane has to be masked. */
 static inline void sum_member(int member, int masked, int end, tensor x, tensor sums, tensor nonfinite) {
   const int begin = member * G3RT_MEMBER_ELEMENTS;
   Sum squares = g3rt_zero_sum();
@@ -17,12 +16,4 @@ static inline void sum_member(int member, int masked, int end, tensor x, tensor 
   g3rt_store_sum(member, nonfinite, bad);
 }
 
-void main(tensor x, tensor sums, tensor nonfinite) {
-  const int5 first = get_index_space_offset();
-  const int5 count = get_index_space_size();
-  const int end = get_dim_size(x, 0);
-  const int members = first[0] + count[0];
-  const int whole = s_i32_min(members, end / G3RT_MEMBER_ELEMENTS);
-  for (int member = first[0]; member < whole; ++member) sum_member(member, 0, end, x, sums, nonfinite);
-  if (whole < members) sum_member(whole, 1, end, x, sums, nonfinite);
-}
+void main(tensor x, tensor sums, tensor nonfinite) { G3RT_EACH_MEMBER(x, sum_member, x, sums, nonfinite); }

@@ -88,6 +88,20 @@ static inline void g3rt_store_sum(int member, const tensor partials, Sum sum) {
   g3rt_store_one(member, partials, g3rt_sum_lanes(all));
 }
 
+/* treat(member, masked, end, ...) for each member of an invocation. Only the last can reach past the end of x and so
+   have lanes to mask; masked is a constant, so that the loop over the others has no trace of it. */
+#define G3RT_EACH_MEMBER(x, treat, ...)                                  \
+  do {                                                                   \
+    const int5 first = get_index_space_offset();                         \
+    const int5 count = get_index_space_size();                           \
+    const int end = get_dim_size(x, 0);                                  \
+    const int members = first[0] + count[0];                             \
+    const int whole = s_i32_min(members, end / G3RT_MEMBER_ELEMENTS);    \
+    int member = first[0];                                               \
+    for (; member < whole; ++member) treat(member, 0, end, __VA_ARGS__); \
+    if (member < members) treat(member, 1, end, __VA_ARGS__);            \
+  } while (0)
+
 /* The sum of a tensor, in every lane. What an addition rounds away is summed up too, so the error does not grow with
    the number of elements. */
 static inline float64 g3rt_sum_tensor(const tensor x, int end) {

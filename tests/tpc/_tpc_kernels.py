@@ -35,6 +35,11 @@ ACCESS = {
     "scales": (tpc.Access(a=MEMBER // BLOCK, start=0, end=MEMBER // BLOCK - 1),),
 }
 
+# How far a member's sum of squares may be from the exact one. A square is rounded 8 times in the sum of its lane, twice
+# where four vectors become one, 6 times among lanes; one that is no normal number is lost in a sum that is zero.
+SUM_BOUND = 16 * 2.0**-24
+LOST_SQUARE = 2.0**-126
+
 
 @contextlib.contextmanager
 def flushing():

@@ -60,6 +60,23 @@ main:
 .LBB0_6:
 	halt
 """
+# Two vectors of shard_sum_f32: the first shard and the stores around a loop over the other shards.
+SHARDS = """
+main:
+.LBB0_1:
+	ld_tnsr  %V0, 0x0, %I7
+	ld_tnsr  %V1, 0x0, %I8
+	loop %S4, %S5, 512, <, .LBB0_2
+	ld_tnsr  %V2, 0x0, %I7
+	ld_tnsr  %V3, 0x0, %I8
+	add.f32  %V0, %V0, %V2
+	add.f32  %V1, %V1, %V3
+.LBB0_2:
+	st_tnsr  0x1, %I7, %V0
+	st_tnsr  0x1, %I8, %V1
+	jmpr .LBB0_1, %SP1
+	halt
+"""
 COMPILER = """#!{python}
 import sys
 if "--version" in sys.argv:
@@ -104,10 +121,15 @@ def test_bundles_of_members(assembly):
     assert assembly.bundles_per_vector(KERNELS["sum_squares_f32"], NESTED) == 3 / 2 + 5 / (MEMBER / 64)
 
 
+def test_bundles_of_two_shards(assembly):
+    """What stands around the loop over shards is there for the elements that are stored, not for a whole member."""
+    assert assembly.bundles_per_vector(KERNELS["shard_sum_f32"], SHARDS) == (6 + 4) / 2
+
+
 def test_bytes_per_element(assembly):
-    """Scalars are not counted, scales in parts, of shards one."""
+    """Scalars are not counted, scales in parts, of shards two."""
     names = ("adamw_f32", "adamw_bf16", "sum_squares_bf16", "shard_sum_f32", "quantise_int8_block")
-    assert [assembly.bytes_per_element(KERNELS[name]) for name in names] == [28, 28, 2, 8, 5 + 8 / 256]
+    assert [assembly.bytes_per_element(KERNELS[name]) for name in names] == [28, 28, 2, 12, 5 + 8 / 256]
 
 
 def test_estimated_share(assembly):

@@ -79,13 +79,27 @@ def test_mutants_are_caught(mutant, tmp_path):
         check(name, folder=folder)
 
 
-def test_lanes_beyond_the_end_are_caught(tmp_path):
-    """A sum that trusts what is loaded beyond the end of a tensor."""
-    old = "return v_f32_sel_less_i32_b(v_i32_add_b(as_int64(read_lane_id_4b_b()), element), end, x, 0.0f);"
-    folder = _tpc_kernels.mutate(tmp_path, "elements.h", old, "return x;")
-    x = torch.ones(70)
-    assert torch.isfinite(_tpc_kernels.run("sum_squares_f32", {"x": x}, 70)["sums"]).all()
-    assert torch.isnan(_tpc_kernels.run("sum_squares_f32", {"x": x}, 70, folder=folder)["sums"]).all()
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (
+            "elements.h",
+            "return v_f32_sel_less_i32_b(v_i32_add_b(as_int64(read_lane_id_4b_b()), element), end, x, 0.0f);",
+            "return x;",
+        ),
+        ("sums.h", "s_i32_min(members, end / G3RT_MEMBER_ELEMENTS)", "members"),
+        ("sums.h", "if (member < members) treat", "if (member < whole) treat"),
+    ],
+)
+def test_a_last_member_gone_wrong_is_caught(file, old, new, tmp_path):
+    """A sum that trusts what is loaded beyond the end of a tensor, or that leaves the last member out."""
+    folder = _tpc_kernels.mutate(tmp_path, file, old, new)
+    n = MEMBER + 70
+    x = torch.ones(n)
+    assert _tpc_kernels.run("sum_squares_f32", {"x": x}, n)["sums"].tolist() == [MEMBER, 70]
+    sums = _tpc_kernels.run("sum_squares_f32", {"x": x}, n, folder=folder)["sums"]
+    assert sums[0] == MEMBER
+    assert torch.isnan(sums[1])
 
 
 @pytest.mark.parametrize(

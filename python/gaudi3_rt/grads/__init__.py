@@ -17,8 +17,8 @@ else is left to torch's operations.
 
 If all tensors are float32 or bfloat16 on one HPU, its operators (``gaudi3_rt.hpu.load``) compute norms of order 2, clip
 and unscale, and the host waits for nothing but what ``error_if_nonfinite`` has to know. A sum of squares is then formed
-in float32: it is infinite beyond 3e38, and may be 0 below 1e-30. Other orders and dtypes are left to torch's
-operations, which is said once.
+in float32: it is infinite beyond 3e38, and squares below 1.2e-38 may be lost. Other orders and dtypes are left to
+torch's operations, which is said once.
 
 ``foreach`` chooses between torch's own implementations: accepted, changes nothing.
 """

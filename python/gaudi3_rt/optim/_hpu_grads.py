@@ -1,7 +1,6 @@
 """Gradients on an HPU: their norm, what clips it, and scaling, as tensors on the device, so that the host never waits.
 
-Sums of squares are formed in float32, within 16 roundings of the exact one between 1e-30 and 3e38; smaller ones may be
-0, larger ones are infinite.
+Sums of squares are formed in float32: infinite beyond 3e38, and squares below 1.2e-38 may be lost.
 """
 
 from __future__ import annotations
