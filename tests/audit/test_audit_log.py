@@ -1,6 +1,7 @@
 """The audit log: what was written is found again, and whatever was changed is found out."""
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -319,6 +320,72 @@ def test_processes_threads_and_forked_children(path):
             other.communicate()
             assert other.returncode == 0
         assert verify(path, log.head()).records == 180
+
+
+FORKED = """
+import os, signal, sys, threading
+from gaudi3_rt.audit import AuditLog, verify
+log = AuditLog(sys.argv[1], actor="a")
+entered, go_on, sync = threading.Event(), threading.Event(), os.fsync
+def slow(descriptor):
+    if threading.current_thread() is not threading.main_thread():
+        entered.set()
+        go_on.wait(60)
+    sync(descriptor)
+os.fsync = slow
+thread = threading.Thread(target=log.append, args=("thread",))
+thread.start()
+entered.wait(60)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    log.append("child")
+    os._exit(0)
+go_on.set()
+thread.join()
+assert os.waitpid(child, 0)[1] == 0, "the child waited for a lock that nobody has"
+log.append("parent")
+print(verify(sys.argv[1]).records)
+"""
+
+
+def test_a_fork_while_a_thread_writes(path):
+    """The child has neither the thread that would unlock, nor the lock of its file."""
+    done = subprocess.run(  # noqa: S603 (our own code)
+        [sys.executable, "-c", FORKED, str(path)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr
+
+
+def test_verifying_while_a_record_is_half_written(path, monkeypatch):
+    """A run that goes on is no crash: the reader waits for the writer, and reads what was there then."""
+    results, begun, written, flock = [], threading.Event(), os.write, fcntl.flock
+
+    def look():
+        results.append(verify(path))
+        begun.set()
+
+    reader = threading.Thread(target=look)
+
+    def flock_seen(file, operation):
+        if threading.current_thread() is reader:
+            begun.set()
+        return flock(file, operation)
+
+    def write_half(descriptor, data):
+        half = written(descriptor, data[:50])
+        reader.start()
+        assert begun.wait(60)
+        monkeypatch.setattr(os, "write", written)
+        return half
+
+    with AuditLog(path) as log:
+        log.append("a")
+        monkeypatch.setattr(fcntl, "flock", flock_seen)
+        monkeypatch.setattr(os, "write", write_half)
+        log.append("b")
+        reader.join(60)
+    assert [(one.ok, one.records) for one in results] == [(True, 2)]
 
 
 def test_actor_is_the_user(path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import inspect
 import json
 import socket
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.distributed.elastic.rendezvous import RendezvousTimeoutError
 
 from gaudi3_rt import errors
 from gaudi3_rt.errors._classify import ROWS
+from gaudi3_rt.testing import _messages
 
 MESSAGES = json.loads(Path(__file__).with_name("messages.json").read_text(encoding="utf-8"))
 
@@ -80,6 +82,29 @@ def test_what_passes_and_what_does_not():
         found = errors.classify(message["text"])
         if issubclass(found.error, errors.HPUMemoryError | errors.InsufficientMemoryError):
             assert not found.retryable, message
+
+
+@pytest.mark.parametrize("status", _messages.STATUS)
+def test_what_the_software_hpu_says_is_recognised(status):
+    """Code that users test with it meets the classes that it would meet on a Gaudi."""
+    (row,) = [row for row in ROWS if row.id == f"syn_status_{status}"]
+    assert row.cause.startswith(_messages.STATUS[status])
+    acquired = errors.classify(RuntimeError(_messages.acquire_failed(status)))
+    launched = errors.classify(RuntimeError(_messages.launch_failed(status, rank=3)))
+    special = {_messages.GENERIC: ("acquire_generic_failure", "graph_compile_failed")}
+    assert (acquired.row, launched.row) == special.get(status, (row.id, row.id))
+    assert acquired.retryable == (status in {17, 20, 22})
+
+
+def test_what_the_software_hpu_says_of_memory_is_recognised():
+    """A tensor and a workspace; and no message of its is left out of these tests."""
+    allocation = errors.classify(_messages.allocation_failed(1 << 30, rank=3))
+    workspace = errors.classify(_messages.workspace_failed(1 << 30, rank=3))
+    assert (allocation.row, workspace.row) == ("device_allocation", "workspace_allocation")
+    assert allocation.error is workspace.error is errors.HPUMemoryError
+    assert {name for name, value in vars(_messages).items() if inspect.isfunction(value)} == {
+        "acquire_failed", "launch_failed", "allocation_failed", "workspace_failed",
+    }  # fmt: skip
 
 
 def test_unknown_is_said_to_be_unknown():

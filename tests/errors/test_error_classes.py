@@ -217,11 +217,38 @@ def test_to_dict_is_json_whatever_the_context():
     assert error.to_dict()["message"].endswith("(98000 more characters)")
 
 
-def test_secrets_do_not_appear():
-    """In fields by name, at any depth."""
-    error = errors.ServiceUnavailableError("no", context={"api_key": "hunter2", "request": {"password": "hunter2"}})
-    assert "hunter2" not in json.dumps(error.to_dict())
-    assert "hunter2" not in error.describe()
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password=hunter22",
+        "https://me:hunter22@host/x failed",
+        "Authorization: Basic dXNlcjpodW50ZXIyMg==",
+        "named",
+    ],
+)
+@pytest.mark.parametrize("place", ["message", "suggestion", "context", "key", "cause", "our cause"])
+def test_secrets_do_not_appear(place, text):
+    """In fields by name, at any depth, and in texts by their form, wherever one can stand."""
+    context = {"api_key": "hunter22", "request": {"password": "hunter22"}} if text == "named" else {}
+    message, suggestion = ("x " + text if place == name else "x" for name in ("message", "suggestion"))
+    context |= {"context": {"note": [text]}, "key": {text: 1}}.get(place, {})
+    error = errors.ServiceUnavailableError(message, context=context, suggestions=[suggestion])
+    if place == "cause":
+        error.__cause__ = RuntimeError(text)
+    elif place == "our cause":
+        error.__cause__ = errors.NetworkError(text, context=context)
+    outer = RuntimeError("outer")
+    outer.__cause__ = error
+    for shown in (
+        json.dumps(error.to_dict()),
+        error.describe(),
+        json.dumps(errors.classify(error).to_dict()),
+        json.dumps(errors.classify(f"train: {error}").to_dict()),
+        errors.from_exception(outer).describe(),
+        pickle.loads(pickle.dumps(error)).describe(),  # noqa: S301 (our own)
+    ):
+        assert "hunter22" not in shown
+        assert "dXNlcjpodW50ZXIyMg" not in shown
 
 
 def test_reading():

@@ -151,12 +151,14 @@ def test_error_file_that_cannot_be_written_hides_nothing(tmp_path, monkeypatch, 
 
 
 def test_error_file_has_no_secrets(tmp_path, monkeypatch):
-    """Fields are redacted by name in it as everywhere."""
+    """Fields are redacted by name, texts and tracebacks by form, in it as everywhere."""
     path = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
-    failed = errors.ServiceUnavailableError("no", context={"api_key": "hunter" + str(2)})
+    secret = "hunter" + str(22)
+    failed = errors.ServiceUnavailableError(f"http://me:{secret}@host", context={"api_key": secret})
+    failed.__cause__ = RuntimeError(f"password={secret}")
     with pytest.raises(errors.ServiceUnavailableError), errors.record():
         raise failed
     assert json.loads(path.read_text())["message"]["extraInfo"]["gaudi3_rt"]["error"]["code"] == 6002
-    assert "hunter2" not in path.read_text()
+    assert "hunter22" not in path.read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["error.json"]

@@ -223,6 +223,20 @@ def test_a_hook_that_always_fails_is_closed(inline, caplog):
     assert "failed 3 times in a row" in caplog.text
 
 
+def test_failures_in_a_row_are_not_all_failures(caplog):
+    """One success between begins a new row, and the log says how long the row was."""
+
+    def hook(event):
+        if event.step != 1:
+            raise ValueError
+
+    with subscribe(hook, inline=True, max_failures=2) as subscription:
+        for step in range(4):
+            emit(Stepped, step=step)
+        assert (subscription.failed, subscription.closed) == (3, True)
+    assert "failed 2 times in a row" in caplog.text
+
+
 def test_failures_are_logged_once_in_so_many(caplog):
     """Not each of a million."""
 
@@ -364,7 +378,7 @@ def test_the_end_of_the_process_waits_for_what_is_queued():
 def test_the_end_of_the_process_does_not_wait_for_ever():
     """A hook that hangs delays it by EXIT_TIMEOUT at most."""
     code = (
-        "from gaudi3_rt.events import _dispatch\n_dispatch.EXIT_TIMEOUT = 0.01\n"
+        "import logging\nfrom gaudi3_rt.events import _dispatch\nlogging.basicConfig()\n_dispatch.EXIT_TIMEOUT = 0.01\n"
         "subscribe(lambda e: threading.Event().wait())\nemit(Stepped, step=1)\nprint('end')\n"
     )
     out, err = run(PRELUDE + code)

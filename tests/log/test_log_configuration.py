@@ -41,7 +41,7 @@ class StepDone(Event):
 def test_nothing_is_written_before():
     """A library is silent until it is asked."""
     done = subprocess.run(
-        [sys.executable, "-c", "import logging, gaudi3_rt.log; logging.getLogger('gaudi3_rt.x').error('x')"],
+        [sys.executable, "-c", "import logging, gaudi3_rt; logging.getLogger('gaudi3_rt.x').error('x')"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == done.stderr == ""
@@ -152,11 +152,24 @@ def test_capture_foreign():
         own.info("ours")
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            logging.captureWarnings(capture=True)  # what catch_warnings has put back
             warnings.warn("old thing", FutureWarning, stacklevel=1)
     assert [e["logger"] for e in lines.entries] == ["other", "gaudi3_rt.test", "py.warnings"]
     assert "hunter22" not in lines.getvalue()
     assert "old thing" in lines.entries[2]["event"]
+
+
+@pytest.mark.parametrize("was_captured", [True, False])
+def test_warnings_are_captured_as_before(was_captured):
+    """Whoever had them in the log keeps them there when the configuration is closed."""
+    with warnings.catch_warnings():
+        logging.captureWarnings(was_captured)
+        before = warnings.showwarning
+        try:
+            with logged(capture_foreign=True), logged(capture_foreign=True):
+                assert warnings.showwarning is logging._showwarning
+            assert warnings.showwarning is before
+        finally:
+            logging.captureWarnings(capture=False)
 
 
 def test_ranks(monkeypatch, tmp_path):
@@ -337,6 +350,14 @@ def test_standard_error_is_looked_up_at_each_entry(capsys):
     with log.configure_logging("json"):
         own.info("seen")
     assert json.loads(capsys.readouterr().err)["event"] == "seen"
+
+
+def test_no_standard_error(monkeypatch):
+    """As daemons have none: the log is set up, and losses are counted."""
+    monkeypatch.setattr(sys, "stderr", None)
+    with log.configure_logging("console") as handle:
+        own.info("lost")
+        assert handle.failed == 1
 
 
 class Terminal(io.StringIO):

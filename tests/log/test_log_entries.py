@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gaudi3_rt import log
 from gaudi3_rt._redact import MAX_CHARACTERS
-from gaudi3_rt.errors import Gaudi3RTError, HPUNotAvailableError
+from gaudi3_rt.errors import Gaudi3RTError, HPUNotAvailableError, InvalidConfigurationError
 
 PLANTED = "zq81-Hunter.22"
 own = logging.getLogger("gaudi3_rt.test")
@@ -283,3 +283,37 @@ def test_operation_that_does_not_end_well(raised, level, status):
     assert (entry["level"], entry["status"]) == (level, status)
     assert entry.get("error.code") == getattr(raised, "code", None)
     assert log.context() == {}
+
+
+def test_operation_around_async_functions():
+    """From the call to the result, apart for each of the tasks that call it at once."""
+
+    @log.operation("fetch", kind="shard")
+    async def fetch(turn, value):
+        log.bind(value=value)
+        own.info("inside")
+        await turn.wait()
+        own.info("after waiting")
+        return value
+
+    async def main():
+        turn = asyncio.Event()
+        tasks = [asyncio.create_task(fetch(turn, value)) for value in range(2)]
+        await asyncio.sleep(0)
+        own.info("both wait")
+        turn.set()
+        return await asyncio.gather(*tasks)
+
+    with logged("info") as lines:
+        assert asyncio.run(main()) == [0, 1]
+    assert fetch.__name__ == "fetch"
+    said = [(e["event"], e.get("operation"), e.get("status"), e.get("value")) for e in lines.entries]
+    assert said[:3] == [("inside", "fetch", None, 0), ("inside", "fetch", None, 1), ("both wait", None, None, None)]
+    for value in range(2):
+        assert said[3 + 2 * value :][:2] == [("after waiting", "fetch", None, value), ("fetch", "fetch", "ok", value)]
+
+
+def test_operation_with_a_wrong_level():
+    """Is an error where it is written, not where it is called."""
+    with pytest.raises(InvalidConfigurationError, match="level 'loud'"):
+        log.operation("save", level="loud")

@@ -256,6 +256,8 @@ def numbers():
     ("wrong", "message"),
     [
         (lambda: CircuitBreaker(0), "failure_threshold of 1 or more"),
+        (lambda: CircuitBreaker(failures="OSError"), "failures names 'OSError'"),
+        (lambda: CircuitBreaker(failures=(OSError, KeyboardInterrupt)), "failures names .*KeyboardInterrupt"),
         (lambda: CircuitBreaker(recovery_timeout=0), "recovery_timeout above 0"),
         (lambda: CircuitBreaker(recovery_timeout=float("nan")), "recovery_timeout above 0"),
         (lambda: CircuitBreaker()(numbers), "is a generator"),

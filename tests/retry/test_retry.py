@@ -5,6 +5,7 @@ import concurrent.futures
 import errno
 import functools
 import inspect
+import logging
 import random
 import sys
 import threading
@@ -13,7 +14,7 @@ import traceback
 import pytest
 from _retry_clock import FakeClock
 
-from gaudi3_rt import errors, events
+from gaudi3_rt import errors, events, log
 from gaudi3_rt.retry import (
     RetryBudget,
     RetryPolicy,
@@ -170,6 +171,20 @@ def test_strategies(call, clock, strategy, delays):
     assert clock.slept == pytest.approx(delays)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "raised"),
+    [(lambda _: float("nan"), errors.ParameterValidationError), (lambda attempt: {}[attempt], KeyError)],
+    ids=["nan", "raises"],
+)
+def test_a_strategy_that_fails_hides_nothing(call, clock, strategy, raised):
+    """Its error has the one that was to be retried as its cause."""
+    first = TimeoutError("first")
+    with pytest.raises(raised) as caught:
+        call([first], strategy=strategy)
+    assert caught.value.__cause__ is first
+    assert clock.slept == []
+
+
 def test_many_attempts_do_not_overflow(call, clock):
     """Growth ends at the longest delay."""
     for strategy in Strategy:
@@ -206,6 +221,26 @@ def test_service_says_how_long_to_wait(call, clock):
     error = functools.partial(errors.ServiceUnavailableError, "x")
     call([error(context={"retry_after_seconds": 9}), error(context={"retry_after_seconds": 1000})], max_delay=20)
     assert clock.slept == [9, 20]
+
+
+@pytest.mark.parametrize("asked", ["120", None, float("nan"), -5, [1]])
+def test_service_that_says_it_in_other_words(call, clock, asked):
+    """What is no number of seconds changes nothing, least of all which error is raised."""
+    assert call([errors.ServiceUnavailableError("x", context={"retry_after_seconds": asked})]) == "done"
+    assert clock.slept == [1]
+
+
+def test_a_retry_is_one_entry_of_the_log(call, caplog):
+    """It is an event, and the log writes events: that it is said by the module too would be twice."""
+    with caplog.at_level(logging.DEBUG, logger="gaudi3_rt"), log.subscribe():
+        call([TimeoutError()])
+        with pytest.raises(TimeoutError):
+            call([TimeoutError()] * 9, max_attempts=2)
+    assert [(r.message, r.levelname) for r in caplog.records] == [
+        ("retry_scheduled", "WARNING"),
+        ("retry_scheduled", "WARNING"),
+        ("retry_exhausted", "WARNING"),
+    ]
 
 
 def test_budget_is_shared_and_per_class(clock, recorded):
@@ -306,6 +341,7 @@ def plain():
         (lambda: execute_with_retry(coroutine), "use execute_with_retry_async"),
         (retry_on_failure()(plain), "plain returns a coroutine"),
         (lambda: retry_on_failure(0), "max_attempts is 0"),
+        (lambda: retry_on_failure("3"), "max_attempts is '3'; it has to be from 1"),
         (lambda: retry_on_failure(jitter=2), "jitter is 2; it has to be from 0 to 1"),
         (lambda: retry_on_failure(base_delay=-1), "base_delay is -1"),
         (lambda: retry_on_failure(max_delay=float("nan")), "max_delay is nan"),
@@ -317,6 +353,7 @@ def plain():
         (lambda: retry_on_failure(retryable_exceptions="TimeoutError"), "no class of exceptions"),
         (lambda: RetryBudget(-1), "limit of 0 or more"),
         (lambda: RetryBudget(1, window=0), "window above 0"),
+        (lambda: RetryBudget(1, window=float("nan")), "window above 0"),
     ],
 )
 def test_wrong_use_is_one_clear_error(use, message):

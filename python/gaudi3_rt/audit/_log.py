@@ -10,6 +10,7 @@ import os
 import pwd
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,6 +53,7 @@ class AuditLog:
         self.actor = actor or _user()
         self._clock = clock
         self._lock = threading.Lock()
+        _all_logs.add(self)
         self._link = Link()
         self._end: tuple[int, int] | None = None  # inode and length at the last look
         with self._locked() as descriptor:
@@ -100,7 +102,7 @@ class AuditLog:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """The file, newly opened: a lock of an open file is shared with forked children, one of this is not."""
+        """The file, newly opened and locked; a child forked meanwhile has it, too, so closing does not unlock it."""
         with self._lock:
             is_first = self._end is None  # later a file that is missing is not made again
             descriptor = os.open(self.path, _FLAGS | (os.O_CREAT if is_first else 0), _MODE)
@@ -110,6 +112,8 @@ class AuditLog:
                     _sync_folder(self.path.parent)
                 yield descriptor
             finally:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
                 os.close(descriptor)
 
     def _catch_up(self, descriptor: int) -> None:
@@ -160,6 +164,18 @@ class AuditLog:
             context={"path": str(self.path)},
             suggestions=[f"gaudi3-rt audit-log verify {self.path}", "keep the file as evidence and begin a new one"],
         )
+
+
+_all_logs: weakref.WeakSet[AuditLog] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A lock may be held by a thread that the child does not have; what it was writing, the child finds in the file."""
+    for log in _all_logs:
+        log._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _tail(descriptor: int, size: int) -> tuple[Link | None, list[bytes]]:

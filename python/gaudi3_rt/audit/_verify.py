@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 from dataclasses import dataclass
@@ -50,7 +52,8 @@ def verify(path: str | os.PathLike[str], head: str | None = None) -> Verificatio
     """Reads an audit log and finds the first line that was edited, inserted, left out, or moved.
 
     A file that was cut off at the end is a good shorter one. Only somebody who knows a later head can tell: give
-    ``head``, a hash from :meth:`AuditLog.head` that was kept elsewhere. The file may have grown since.
+    ``head``, a hash from :meth:`AuditLog.head` that was kept elsewhere. The file may have grown since, and may be
+    written meanwhile: what was there at the beginning is read.
 
     Raises:
         ParameterValidationError: ``head`` is no hash.
@@ -59,7 +62,7 @@ def verify(path: str | os.PathLike[str], head: str | None = None) -> Verificatio
     anchored = None if head is None else check_head(head)
     with Path(path).open("rb") as file:
         chain = _Chain(anchored)
-        bad = chain.read(file)
+        bad = chain.read(file, _whole_records(file))
     if bad is None and not chain.has_anchor:
         line = chain.line + 1
         bad = (line, "the anchored head is not in the file: records at the end are missing, or it is another file")
@@ -73,6 +76,16 @@ def verify(path: str | os.PathLike[str], head: str | None = None) -> Verificatio
     )
 
 
+def _whole_records(file: BinaryIO) -> int:
+    """Length of the file in bytes when no record is half written: a writer holds the lock while it is."""
+    with contextlib.suppress(OSError):  # a file system without locks has no writers either
+        fcntl.flock(file, fcntl.LOCK_SH)
+    length = os.fstat(file.fileno()).st_size
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return length
+
+
 class _Chain:
     """The records read so far."""
 
@@ -83,9 +96,10 @@ class _Chain:
         self.has_anchor = anchored in {None, GENESIS}
         self._anchored = anchored
 
-    def read(self, file: BinaryIO) -> tuple[int, str] | None:
-        """The number of the first bad line, and what is wrong with it."""
-        while text := file.readline(LONGEST_LINE):
+    def read(self, file: BinaryIO, length: int) -> tuple[int, str] | None:
+        """The number of the first bad line in so many bytes, and what is wrong with it."""
+        while text := file.readline(min(LONGEST_LINE, length)):
+            length -= len(text)
             self.line += 1
             if not text.endswith(b"\n"):
                 what = "it is longer than any record" if len(text) == LONGEST_LINE else "it has no end"

@@ -36,7 +36,7 @@ def explain(text: tuple[str, ...], is_list: bool, is_json: bool) -> None:
     if is_list:
         _list(is_json)
         return
-    words = sys.stdin.read() if text == ("-",) else " ".join(text)
+    words = _standard_input() if text == ("-",) else " ".join(text)
     if not words.strip():
         message = "the message is empty"
         raise click.UsageError(message)
@@ -47,6 +47,11 @@ def explain(text: tuple[str, ...], is_list: bool, is_json: bool) -> None:
     click.echo(json.dumps(found.to_dict(), indent=2) if is_json else _explanation(found))
     if not found.recognized:
         raise SystemExit(1)
+
+
+def _standard_input() -> str:
+    """A log may hold anything: lines of several encodings, or what a crash left."""
+    return sys.stdin.buffer.read().decode("utf-8", "replace")
 
 
 def _explanation(found: Classification) -> str:

@@ -17,7 +17,7 @@ DOCTOR = "gaudi3-rt doctor"
 DMESG = "dmesg -T | grep -i habanalabs | tail -50"
 DEVICE_LOG = "cat $HABANA_LOGS/dfa_log.txt"
 GRAPH_LOG = "run again with LOG_LEVEL_ALL=3 ENABLE_CONSOLE=true, and read the first error"
-SMALLER = "use a smaller batch or shorter sequences; gaudi3-rt memory watch shows who holds the memory"
+SMALLER = "use a smaller batch or shorter sequences; gaudi3_rt.memory.explain_oom says who holds the memory"
 ON_CPU = "run the same step on the CPU; then give the failing operation other shapes or another dtype"
 FIRST_RANK = "restart the job from its last checkpoint; read the log of the rank that failed first"
 

@@ -37,6 +37,14 @@ IMPORTS = (
         source=f"Lightning-Universe/lightning-transformers#282; {_TORCH}",
     ),
     Row(
+        id="backend_extension",
+        pattern=r"Failed to load the backend extension",
+        error=HPUDriverError,
+        cause="import torch loads the device's plugin, which failed: it fits neither this torch nor these libraries.",
+        next_command=f"{DOCTOR}; the error above this one says what the plugin lacks",
+        source="torch: torch/__init__.py, _import_device_backends",
+    ),
+    Row(
         id="hlml_missing",
         pattern=r"Failed to load libhlml|HLMLError_(?:Uninitialized|DriverNotLoaded)",
         types=("pyhlml.hlml_error.HLMLError_Uninitialized",),

@@ -82,7 +82,7 @@ class HPUMemoryError(HardwareError):
     code = 2002
     default_suggestions = (
         "Use a smaller batch, shorter sequences, or recompute activations; the same shapes fail again",
-        "Run: gaudi3-rt memory watch, for who holds the memory",
+        "Put gaudi3_rt.memory.explain_oom around the step: it says who holds the memory",
     )
 
 

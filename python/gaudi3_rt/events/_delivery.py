@@ -214,4 +214,5 @@ class Subscription:
             self._on_close(self)
             self._open = False
             left = self._abandon()
-            _log.error("hook %r failed %d times in a row: it is closed, %d records lost", self.hook, failed, left)
+            limit = self._max_failures
+            _log.error("hook %r failed %d times in a row: it is closed, %d records lost", self.hook, limit, left)

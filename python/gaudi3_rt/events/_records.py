@@ -38,6 +38,8 @@ class RetryScheduled(Event):
         code: stable code of what it means.
     """
 
+    log_level: ClassVar[int] = logging.WARNING
+
     function: str
     attempt: int
     max_attempts: int
@@ -58,6 +60,8 @@ class RetryExhausted(Event):
         code: stable code of what it means.
     """
 
+    log_level: ClassVar[int] = logging.WARNING
+
     function: str
     attempts: int
     reason: str
@@ -74,6 +78,8 @@ class BreakerOpened(Event):
         failures: in succession.
         recovery_seconds: until it lets one call through.
     """
+
+    log_level: ClassVar[int] = logging.WARNING
 
     breaker: str
     failures: int
@@ -131,19 +137,29 @@ class DeviceBusy(Event):
         attempt: how often it has been tried so far.
         wait_seconds: until the next try.
         holders: who has it, as ``pid 4711 (python train.py)``; empty if that cannot be told.
+        simulated: it is the software HPU.
     """
+
+    log_level: ClassVar[int] = logging.WARNING
 
     device: str
     attempt: int
     wait_seconds: float
     holders: tuple[str, ...] = ()
+    simulated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceReleased(Event):
-    """A device was given back."""
+    """A device was given back.
+
+    Attributes:
+        device: its name.
+        simulated: it is the software HPU.
+    """
 
     device: str
+    simulated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +169,14 @@ class TelemetryUnavailable(Event):
     Attributes:
         device: its name.
         reason: what was tried and how it failed.
+        simulated: it is the software HPU.
     """
+
+    log_level: ClassVar[int] = logging.WARNING
 
     device: str
     reason: str
+    simulated: bool = False
 
 
 # memory
@@ -173,6 +193,8 @@ class MemoryHigh(Event):
         limit_bytes: the most that can be.
         used_ratio: one over the other.
     """
+
+    log_level: ClassVar[int] = logging.WARNING
 
     device: str
     simulated: bool
@@ -206,6 +228,8 @@ class LeakSuspected(Event):
         seconds_to_limit_interval: of that.
     """
 
+    log_level: ClassVar[int] = logging.WARNING
+
     device: str
     simulated: bool
     bytes_per_second: float
@@ -224,6 +248,8 @@ class MemoryUnreadable(Event):
         simulated: it is the software HPU.
         error: what it raised.
     """
+
+    log_level: ClassVar[int] = logging.WARNING
 
     device: str
     simulated: bool

@@ -3,8 +3,6 @@
 Modules log through :mod:`logging`, and nothing is written until :func:`configure_logging` is called.
 """
 
-import logging
-
 from gaudi3_rt.log._configure import LoggingHandle, configure_logging, get_logger
 from gaudi3_rt.log._context import Binding, bind, context, in_context, unbind
 from gaudi3_rt.log._events import subscribe
@@ -22,5 +20,3 @@ __all__ = [
     "subscribe",
     "unbind",
 ]
-
-logging.getLogger("gaudi3_rt").addHandler(logging.NullHandler())

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -59,6 +60,7 @@ class LoggingHandle:
         self._foreign = foreign
         self._before: dict[str, tuple[int, bool, list[logging.Handler]]] = {}
         self._events: Subscription | None = None
+        self._captures_warnings = False
 
     @property
     def file(self) -> Path | None:
@@ -89,7 +91,9 @@ class LoggingHandle:
         """Begins to write."""
         self.adopt(_names)
         if self._foreign:
+            before = warnings.showwarning
             logging.captureWarnings(capture=True)
+            self._captures_warnings = warnings.showwarning is not before  # else somebody did before, and goes on
         if events and self._sinks:
             self._events = subscribe()
 
@@ -100,8 +104,9 @@ class LoggingHandle:
             _active = None
         if self._events is not None:
             self._events.close()
-        if self._foreign and self._before:
+        if self._captures_warnings:
             logging.captureWarnings(capture=False)
+            self._captures_warnings = False
         for name, (level, propagate, handlers) in self._before.items():
             logger = logging.getLogger(name)
             logger.setLevel(level)
@@ -178,7 +183,7 @@ def configure_logging(
         if chosen == "json":
             console.setFormatter(render.json_formatter(maker))
         else:
-            colors = console.stream.isatty() and not _config.no_color()
+            colors = console.is_terminal() and not _config.no_color()
             console.setFormatter(render.console_formatter(maker, colors=colors, show_rank=not rank_zero_only))
         if file is not None:
             path = Path(file).absolute()

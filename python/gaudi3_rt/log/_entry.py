@@ -35,7 +35,9 @@ class EntryMaker:
     def __call__(self, record: logging.LogRecord) -> Entry:
         """The entry; its own fields do not replace those that every entry has."""
         fields = context()
-        fields.update((name, value) for name, value in vars(record).items() if name not in _STANDARD)
+        given = vars(record)
+        if not _STANDARD.issuperset(given):  # rarely: one look at all names is faster than one at each
+            fields.update((name, value) for name, value in given.items() if name not in _STANDARD)
         fields.update(getattr(record, FIELDS, ()))
         error = record.exc_info[1] if record.exc_info else fields.get("error")
         if isinstance(error, BaseException):

@@ -35,6 +35,10 @@ class StreamSink(logging.StreamHandler[TextIO]):
     def stream(self, _: TextIO) -> None:
         """What :class:`logging.StreamHandler` sets is what was given."""
 
+    def is_terminal(self) -> bool:
+        """Whether people look at it; a daemon has no standard error at all."""
+        return self.stream is not None and self.stream.isatty()
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """Entries are lost, training is not."""
         del record
@@ -94,6 +98,7 @@ class FileSink(RotatingFileHandler):
         del record
         if self.stream is None:  # the last rotation failed
             self.stream = self._open()
+            self.lock_file()
         status = os.fstat(self.stream.fileno())
         if os.getpid() != self._owner:
             self._follow(self.stream, status)

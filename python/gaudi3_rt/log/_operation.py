@@ -3,20 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
 
 from gaudi3_rt.log._context import bind
 from gaudi3_rt.log._entry import FIELDS
 from gaudi3_rt.log._levels import level_number
 
 _log = logging.getLogger("gaudi3_rt.operation")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Block = AbstractContextManager[dict[str, Any]]
 
 
-@contextmanager
+class Operation:
+    """What :func:`operation` returns: for one ``with``, or for any number of calls as a decorator."""
+
+    def __init__(self, begin: Callable[[], _Block]) -> None:
+        self._begin = begin
+        self._block = begin()
+
+    def __enter__(self) -> dict[str, Any]:
+        return self._block.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        return self._block.__exit__(kind, error, tb)
+
+    def __call__(self, function: _Function) -> _Function:
+        """Decorates a plain or an async function, of which the time until its result is logged."""
+        logged: Any
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def logged(*args: Any, **kwargs: Any) -> Any:
+                with self._begin():
+                    return await function(*args, **kwargs)
+        else:
+
+            @functools.wraps(function)
+            def logged(*args: Any, **kwargs: Any) -> Any:
+                with self._begin():
+                    return function(*args, **kwargs)
+
+        decorated: _Function = logged
+        return decorated
+
+
 def operation(
     name: str,
     *,
@@ -24,12 +63,12 @@ def operation(
     logger: logging.Logger = _log,
     clock: Callable[[], float] = time.perf_counter,
     **fields: Any,
-) -> Iterator[dict[str, Any]]:
+) -> Operation:
     """Logs that a block begins (``debug``) and how it ended, with ``duration_seconds`` and ``status``.
 
     The status is ``ok``; ``failed``, at level ``error`` with the exception, which goes on; or ``cancelled``, when the
     block was left by a task's cancellation, an interrupt or a generator's end. Entries written inside have the field
-    ``operation``. Also a decorator.
+    ``operation``. Also a decorator, for plain and async functions.
 
     Args:
         name: the text of both entries.
@@ -38,13 +77,19 @@ def operation(
         clock: seconds, from any beginning.
         **fields: written with both entries.
 
-    Yields:
-        A dict for what becomes known inside: the entry at the end has it too.
+    Returns:
+        A context manager that gives a dict, for what becomes known inside: the entry at the end has it too.
 
     Raises:
         InvalidConfigurationError: the level is none.
     """
-    number = level_number(level)
+    return Operation(functools.partial(_block, name, level_number(level), logger, clock, fields))
+
+
+@contextmanager
+def _block(
+    name: str, number: int, logger: logging.Logger, clock: Callable[[], float], fields: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
     with bind(operation=name):
         logger.debug(name, extra={FIELDS: {**fields, "status": "started"}})

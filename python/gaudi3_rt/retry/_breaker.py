@@ -50,7 +50,7 @@ class CircuitBreaker:
         clock: where the time comes from.
 
     Raises:
-        ParameterValidationError: a number is out of range.
+        ParameterValidationError: a number is out of range, or ``failures`` are no exceptions.
     """
 
     def __init__(
@@ -68,6 +68,10 @@ class CircuitBreaker:
                 f"not {failure_threshold} and {recovery_timeout}"
             )
             raise ParameterValidationError(message)
+        for kind in failures if isinstance(failures, tuple) else (failures,):
+            if not isinstance(kind, type) or not issubclass(kind, Exception):
+                message = f"failures names {kind!r}; it has to be a class of exceptions, or a tuple of them"
+                raise ParameterValidationError(message, context={"parameter": "failures"})
         self.failure_threshold = failure_threshold
         self.recovery_timeout = recovery_timeout
         self.name = name

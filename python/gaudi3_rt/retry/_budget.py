@@ -26,7 +26,7 @@ class RetryBudget:
     """
 
     def __init__(self, limit: int, window: float = 60.0, *, clock: Clock = time) -> None:
-        if limit < 0 or window <= 0:
+        if limit < 0 or not window > 0:
             message = f"a budget has a limit of 0 or more and a window above 0 seconds, not {limit} and {window}"
             raise ParameterValidationError(message)
         self.limit = limit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-import logging
 import math
 import random
 import time
@@ -22,7 +21,6 @@ from gaudi3_rt.retry._budget import RetryBudget
 from gaudi3_rt.retry._calls import is_async, name_of, refuse_coroutine
 from gaudi3_rt.retry._strategies import Strategy, jittered, wait_of
 
-_log = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _T = TypeVar("_T")
 
@@ -72,7 +70,7 @@ class RetryPolicy:
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if not low <= value <= high:  # false for NaN too
+            if not isinstance(value, int | float) or not low <= value <= high:  # false for NaN too
                 message = f"{name} is {value!r}; it has to be from {low} to {high}"
                 raise ParameterValidationError(message, context={"parameter": name})
         if not isinstance(self.strategy, Strategy) and not callable(self.strategy):
@@ -272,24 +270,22 @@ class _Attempts:
         return found.error if found.recognized else type(_error(state) or Exception())
 
     def _delay(self, state: tenacity.RetryCallState) -> float:
-        policy = self.policy
+        policy, error = self.policy, _error(state)
         wait = wait_of(policy.strategy, policy.base_delay, policy.multiplier, policy.max_delay)
-        error = _error(state)
-        asked = error.context.get("retry_after_seconds", 0.0) if isinstance(error, Gaudi3RTError) else 0.0
-        delay = jittered(wait(state), policy.jitter, policy.rng)
-        return max(delay, min(asked, policy.max_delay))  # a service that says how long to wait knows best
+        try:
+            delay = jittered(wait(state), policy.jitter, policy.rng)
+        except Exception as wrong:
+            raise wrong from error  # a strategy that fails does not hide what it was asked about
+        return max(delay, min(_asked(error), policy.max_delay))  # a service that says how long knows best
 
     def _announce(self, state: tenacity.RetryCallState) -> None:
-        name, attempt, delay = name_of(self.function), state.attempt_number, state.upcoming_sleep
-        error = type(_error(state)).__name__
-        _log.warning("%s: attempt %d failed with %s; the next one in %.3g s", name, attempt, error, delay)
         events.emit(
             events.RetryScheduled,
-            function=name,
-            attempt=attempt,
+            function=name_of(self.function),
+            attempt=state.attempt_number,
             max_attempts=self.policy.max_attempts,
-            delay_seconds=delay,
-            error=error,
+            delay_seconds=state.upcoming_sleep,
+            error=type(_error(state)).__name__,
             code=self._meaning().code,
         )
 
@@ -311,6 +307,12 @@ class _Attempts:
     def _meaning(self) -> Classification:
         assert self.found is not None  # noqa: S101 (tenacity asks whether to retry before anything else)
         return self.found
+
+
+def _asked(error: BaseException | None) -> float:
+    """Seconds that a service wants to be left alone; 0 if it does not say so with a number."""
+    asked = error.context.get("retry_after_seconds") if isinstance(error, Gaudi3RTError) else None
+    return asked if isinstance(asked, int | float) and asked > 0 else 0.0
 
 
 def _error(state: tenacity.RetryCallState) -> BaseException | None:

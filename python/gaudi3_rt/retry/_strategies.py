@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from enum import Enum
 
 import tenacity
 from tenacity.wait import wait_base
+
+from gaudi3_rt.errors import ParameterValidationError
 
 _LAST_GROWTH = 100  # the 100th Fibonacci number exceeds any delay in seconds
 
@@ -54,7 +57,11 @@ class _Custom(wait_base):
         self.max_delay = max_delay
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
-        return min(max(self.seconds(retry_state.attempt_number), 0.0), self.max_delay)
+        seconds = self.seconds(retry_state.attempt_number)
+        if math.isnan(seconds):
+            message = f"the strategy's delay after attempt {retry_state.attempt_number} is {seconds}; give seconds"
+            raise ParameterValidationError(message, context={"parameter": "strategy"})
+        return min(max(seconds, 0.0), self.max_delay)
 
 
 def _fibonacci(n: int) -> int:
