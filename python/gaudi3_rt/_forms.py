@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 
 _CONTROL_OR_SPACE = frozenset(map(chr, range(0x21))) | {"\x7f", "\\"}
 _LONGEST_HOST = 253
+_HOLD_IPV4 = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
+"""Compatible and mapped (RFC 4291), translated (RFC 2765), NAT64 (RFC 6052): IPv4 is in the last 32 bits."""
 _LONGEST_LABEL = 63
 
 
@@ -71,7 +73,9 @@ def is_private(host: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = _address(name)
-    return address is not None and (not address.is_global or address.is_multicast)
+    return address is not None and (
+        not address.is_global or address.is_multicast or (address.version == 6 and address.is_site_local)  # noqa: PLR2004
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -89,8 +93,14 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
             return ipaddress.IPv4Address(socket.inet_aton(host)) if host.isascii() else None
         except (OSError, ValueError):
             return None
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return mapped or found
+    return found if isinstance(found, ipaddress.IPv4Address) else _embedded(found) or found
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 address leads to, where it holds one."""
+    if any(address in network for network in _HOLD_IPV4) and int(address) > 1:  # :: and ::1 are IPv6's own
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.sixtofour
 
 
 def _is_host(host: str) -> bool:

@@ -86,10 +86,14 @@ class _Peak:
     def since_reset(self, resident: int, highest: int | None) -> int:
         with self._lock:
             self._seen = max(self._seen, resident)
-            return self._seen if highest is None or highest <= self._before else highest
+            if highest is None or highest <= self._before:
+                return self._seen
+            return max(self._seen, highest)  # the kernel counts in batches per CPU and may lag behind
 
 
 _OWN_PEAK = _Peak()
+if hasattr(os, "register_at_fork"):  # a child has its own peak, and nobody in it would release a lock that was held
+    os.register_at_fork(after_in_child=_OWN_PEAK.__init__)  # type: ignore[misc]  # made anew, in place
 
 
 def _high_water_mark(pid: int) -> int | None:

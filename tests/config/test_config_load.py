@@ -4,7 +4,9 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
+import torch
 from _configs import JSON, TEXTS, mutated, valid
 from _fuzz import examples
 from hypothesis import assume, given
@@ -155,10 +157,38 @@ def test_formats_agree(run, tmp_path):
     for name in ("run.json", "run.toml"):
         other = run(name)
         assert other.config == loaded.config
-        assert other.origins["optimizer.lr"] == f"file {name}"
+        assert other.origins["optimizer.lr"] == {"run.json": "file run.json:1", "run.toml": "file run.toml"}[name]
 
 
 # Errors
+
+
+def test_lines_of_json(run, tmp_path):
+    """As in YAML; where YAML cannot read a JSON file, the file alone. The values are always JSON's."""
+    text = (
+        '{\n  "max_steps": 5,\n  "run_name": "\\ud83d\\ude00",\n  "optimizer": {"name": "lion",\n    "lr": 1e-3}\n}\n'
+    )
+    (tmp_path / "run.json").write_text(text)
+    loaded = run("run.json")
+    assert loaded.config.run_name == "\U0001f600"
+    assert loaded.origins["max_steps"] == "file run.json:2"
+    assert loaded.origins["optimizer.lr"] == "file run.json:5"
+    (tmp_path / "tabs.json").write_text('{\n\t"max_steps":\t5\n}\n')
+    assert run("tabs.json").origins["max_steps"] in {"file tabs.json", "file tabs.json:2"}
+    key = "k" * 2000
+    (tmp_path / "long.json").write_text(json.dumps({"max_steps": 5, key: 1}))
+    with pytest.raises(InvalidConfigurationError, match=r"unknown key.*\(file long.json\)"):
+        run("long.json")
+
+
+def test_arrays_from_code(run):
+    """Values whose comparison is no truth value are refused like others of a wrong type."""
+    with pytest.raises(InvalidConfigurationError) as caught:
+        run(max_steps=np.array([1, 2]), optimizer={"betas": torch.tensor([0.9, 0.99])})
+    assert {path: one["seen"] for path, one in problems(caught).items()} == {
+        "max_steps": "an object of type ndarray",
+        "optimizer.betas": "an object of type Tensor",
+    }
 
 
 def test_all_problems_at_once(run, tmp_path):
@@ -452,6 +482,9 @@ def test_root(run, tmp_path):
         with pytest.raises(InvalidConfigurationError, match="leads out of its root"):
             run(root=root, **path)
     assert run(root=root, dataset={"path": "s3://bucket/x"}).config.dataset.path == "s3://bucket/x"
+    for url in ("file:///etc/passwd", "FILE:/etc/passwd", "local:///etc/passwd", "simplecache::file:///etc/passwd"):
+        with pytest.raises(InvalidConfigurationError, match=r"dataset\.path: names a file by a URL; write it"):
+            run(root=root, dataset={"path": url})
 
 
 # Fuzz

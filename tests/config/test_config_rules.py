@@ -251,6 +251,11 @@ def test_learning_rate_against_batch_size(name, batch, good, source):
     assert f"{good:.2g}" in warned(good * 4).message
 
 
+def test_a_base_below_all_floats_gives_no_hint():
+    """What it scales to is zero, of which there is no multiple."""
+    assert hints(lr_base=5e-324, lr_base_size=10, per_device_batch_size=1, warmup_steps=1) == {}
+
+
 def test_raised_learning_rate_without_warm_up():
     """Goyal et al. found that it needs one."""
     values = {

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from gaudi3_rt import memory
 from gaudi3_rt.cli._app import app
+from gaudi3_rt.testing import SoftwareHPU
 
 COMMAND = [sys.executable, "-m", "gaudi3_rt.cli", "memory"]
 
@@ -51,6 +53,48 @@ def test_watch_without_a_process_is_the_machine():
     assert "this machine: " in done.stdout
 
 
+def test_watch_of_devices():
+    """A line for each at each sample: all that is taken of it, marked as simulated; nothing is acquired."""
+    with SoftwareHPU(count=3, memory="64 MiB") as hpu:
+        first, _, last = hpu.devices()
+        last.open()
+        last.allocate("16 MiB")
+        done = run("watch", "--device", "simulated:2,0", "--interval", "0.001", "--count", "2", "--json")
+        assert not first.is_open
+        text = run("watch", "--device", "simulated:2", "--count", "1")
+    assert done.exit_code == 0, done.output
+    samples = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["device"] for one in samples] == ["simulated:2", "simulated:0"] * 2
+    assert [one["allocated"] for one in samples] == [16 << 20, 0] * 2
+    assert {(one["limit"], one["simulated"]) for one in samples} == {(64 << 20, True)}
+    assert [line.split(":")[1] for line in done.stderr.splitlines()] == ["2 (simulated)", "0 (simulated)"]
+    assert "simulated:2 (simulated): 16.00 MiB of 64.00 MiB (25 %), peak 16.00 MiB" in text.stdout
+    assert "simulated:2 (simulated): 1 sample in 0 s" in text.stderr
+
+
+def test_watch_of_a_device_that_tells_nothing():
+    """Status 1 if none does; else the others are shown, and it is said which does not."""
+    with SoftwareHPU(count=2, script="step 0: telemetry unavailable on rank 0") as hpu:
+        assert hpu.devices()[0].telemetry().memory_used_bytes is None
+        alone = run("watch", "--device", "simulated:0", "--count", "1")
+        both = run("watch", "--device", "simulated", "--count", "1")
+    silent = "the memory of simulated:0 cannot be read: its sensors do not answer"
+    assert alone.exit_code == 1
+    assert both.exit_code == 0
+    assert silent in alone.stderr
+    assert silent in both.stderr
+    assert "simulated:1 (simulated): " in both.stdout
+
+
+def test_watch_takes_devices_or_a_process():
+    """Status 2 for both, and for what means nothing; 1 for what is not there."""
+    assert run("watch", "--device", "cpu", "--pid", "1").exit_code == 2
+    assert run("watch", "--device", "gpu:0").exit_code == 2
+    missing = run("watch", "--device", "simulated:0")
+    assert missing.exit_code == 1
+    assert "is not there" in missing.stderr
+
+
 def test_watch_ends_with_the_process():
     """Without --count; status 0, because something was seen."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
@@ -65,7 +109,7 @@ def test_watch_ends_with_the_process():
     _, errors = watching.communicate(timeout=60)
     assert f"process {child.pid}" in first
     assert watching.returncode == 0
-    assert "samples in" in errors
+    assert re.search(rf"process {child.pid}: \d+ samples? in ", errors)
 
 
 def test_watch_of_no_process_fails():
@@ -74,7 +118,9 @@ def test_watch_of_no_process_fails():
         pass
     done = run("watch", "--pid", str(child.pid), "--count", "1")
     assert done.exit_code == 1
-    assert "cannot be read" in done.stderr
+    assert done.stderr == (
+        f"the memory of process {child.pid} cannot be read: there is no such process, or it is not yours\n"
+    )
 
 
 def test_watch_on_a_terminal_keeps_one_line_and_ends_on_ctrl_c():

@@ -1,12 +1,16 @@
 """Who holds memory is found by owner, each storage once; an allocation failure says it."""
 
+import errno
 import functools
 import json
+import os
 
 import pytest
 import torch
 from _memory_series import GB, Script
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from gaudi3_rt import memory
 from gaudi3_rt._protocols import MemoryStats
@@ -53,6 +57,17 @@ def test_others_are_grouped_by_form():
     assert found.bytes == 3 * forgotten[0].nbytes
     assert found.count == 3
     assert "3 of int16 7x11x13" in memory.report(top=10**6).table()
+
+
+def test_tensors_of_a_trace_have_no_memory():
+    """What torch.compile keeps says that it is on the CPU, and has sizes that are no numbers."""
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    traced = mode.from_tensor(torch.zeros(7, 11, 17, dtype=torch.int16), static_shapes=False)
+    fixed = mode.from_tensor(torch.zeros(7, 11, 19, dtype=torch.int16), static_shapes=True)
+    assert traced.device == fixed.device == torch.device("cpu")
+    shapes = {one.shape for one in memory.report().holdings}
+    assert (7, 11, 19) not in shapes
+    assert all(isinstance(size, int) for shape in shapes for size in shape)
 
 
 def test_shared_storages_count_once():
@@ -141,8 +156,16 @@ WORKSPACE = "FATAL ERROR :: MODULE:SYNHELPER workspace Allocation of size ::1449
         (torch.OutOfMemoryError("tried to allocate 2 GiB"), HPUMemoryError, None),
         (MemoryError(), InsufficientMemoryError, None),
         (RuntimeError("std::bad_alloc"), InsufficientMemoryError, None),
+        (RuntimeError("synStatus=synStatus 4 [Out of Device memory (OOM)]"), HPUMemoryError, None),
+        (RuntimeError("synStatus=synStatus 14 [Failed to allocate Device memory]"), HPUMemoryError, None),
+        (RuntimeError("hcclOutOfMemory"), HPUMemoryError, None),
+        (RuntimeError("synHostMalloc failed"), InsufficientMemoryError, None),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), InsufficientMemoryError, None),
     ],
-    ids=["hpu", "workspace", "OutOfMemoryError", "MemoryError", "bad_alloc"],
+    ids=[
+        *("hpu", "workspace", "OutOfMemoryError", "MemoryError", "bad_alloc"),
+        *("status 4", "status 14", "hccl", "pinned", "ENOMEM"),
+    ],
 )
 def test_allocation_failures_are_explained(error, kind, size, caplog):
     """By type or by message; the cause is kept, the report attached and logged."""
@@ -161,7 +184,9 @@ def test_allocation_failures_are_explained(error, kind, size, caplog):
     else:
         assert "on this host" in caught.value.message
         assert report.stats.allocated > 0
-    json.dumps(caught.value.to_dict(), default=str)
+    context = json.loads(json.dumps(caught.value.to_dict()))["context"]
+    assert context["held_bytes"] == report.by_owner()
+    assert "0.weight" in context["report"]
 
 
 def test_what_torch_raises_on_a_cpu_is_known():
@@ -194,6 +219,8 @@ def test_it_decorates_functions():
         ValueError(HPU),
         HPUMemoryError("said before"),
         KeyboardInterrupt(),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."),
+        OSError(errno.ENOSPC, "No space left on device"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -203,6 +230,15 @@ def test_anything_else_passes(error):
         raise error
     assert caught.value is error
     assert not memory.is_allocation_failure(error)
+
+
+def test_a_failure_that_was_dealt_with_is_none_of_what_follows():
+    """An error that is raised after it is not explained by it."""
+    later = RuntimeError("no batch fits")
+    later.__context__ = MemoryError()
+    with pytest.raises(RuntimeError) as caught, memory.explain_oom():
+        raise later
+    assert caught.value is later
 
 
 def test_a_device_that_does_not_answer_does_not_hide_the_failure():

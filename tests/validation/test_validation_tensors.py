@@ -79,6 +79,10 @@ def test_values_that_cannot_be_infinite_or_cannot_be_read():
     assert fault(torch.zeros(2, requires_grad=True)) is None
     assert "cannot be read (device meta" in fault(torch.zeros(2, device="meta"))
     assert "layout torch.sparse_coo" in fault(torch.eye(2).to_sparse())
+    nested = torch.nested.as_nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    assert fault(nested) == "x: its values cannot be read (device cpu, nested)"
+    assert "is a nested tensor, which has no shape" in fault(nested, shape=(2, None))
+    assert fault(nested, finite=False) is None
     z = torch.tensor([1 + 1j, complex(0, math.inf), complex(math.nan, math.inf)])
     assert fault(z) == "x: 2 of 3 elements are not finite; the first is infj at (1,)"
     assert fault(z[:1].conj()) is None

@@ -4,6 +4,7 @@ import ipaddress
 import math
 import os
 import re
+import socket
 import string
 from fractions import Fraction
 from pathlib import Path
@@ -201,6 +202,10 @@ NOTATIONS = [
     lambda ip: ".".join(f"0{int(part):o}" for part in str(ip).split(".")),
     lambda ip: f"{str(ip).split('.')[0]}.{int(ip) & 0xFFFFFF}",
     lambda ip: f"[::ffff:{ip}]",
+    lambda ip: f"[::ffff:0:{ip}]",
+    lambda ip: f"[::{ip}]",
+    lambda ip: f"[64:ff9b::{ip}]",
+    lambda ip: f"[2002:{int(ip) >> 16:x}:{int(ip) & 0xFFFF:x}::]",
     lambda ip: f"{ip}.",
 ]
 
@@ -223,7 +228,9 @@ def test_private_addresses(address, notation):
     assert refused(CHECK.url, url) is None
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "a.localhost", "[::1]", "[fe80::1]", "[fd00::1]", "[::]"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST", "a.localhost", "[::1]", "[fe80::1]", "[fd00::1]", "[fec0::1]", "[::]"]
+)
 def test_private_names_and_ipv6(host):
     """Likewise."""
     assert "private" in refused(DataValidator(block_private=True).url, f"https://{host}/")
@@ -298,6 +305,7 @@ def test_path_must_exist(tree):
     check = DataValidator(root=tree / "root")
     assert refused(check.path, "a/file", must_exist=True) is None
     assert "a path that exists" in refused(check.path, "none", must_exist=True)
+    assert "a path that exists" in refused(check.path, "n" * 300, must_exist=True)
 
 
 def test_path_without_a_root():
@@ -331,6 +339,16 @@ def test_open(tree):
     for path in ("none", "a/none", "none/file"):
         with pytest.raises(FileNotFoundError):
             check.open(path, "field")
+
+
+def test_open_a_socket_or_too_long_a_name(tmp_path, monkeypatch):
+    """Neither is a file."""
+    monkeypatch.chdir(tmp_path)  # the names of sockets are short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        for path in ("socket", "n" * 300):
+            with pytest.raises(ParameterValidationError, match="allowed: a regular file"):
+                DataValidator(root=".").open(path, "field")
 
 
 def test_open_while_a_folder_is_exchanged(tmp_path, monkeypatch):

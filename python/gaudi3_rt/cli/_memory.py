@@ -10,7 +10,7 @@ import math
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -19,31 +19,40 @@ import click
 import psutil
 import torch
 
-from gaudi3_rt import memory, optim
+from gaudi3_rt import device, memory, optim
 from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.memory._format import bytes_text, duration_text, percent_text
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)([KMBT]?)", re.IGNORECASE)
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
+_NO_PROCESS = "there is no such process, or it is not yours"
 _COLUMNS = 4096
 """Of the matrices that stand for a model: whole blocks of every format."""
 
 
-class _Machine:
-    """Memory that all processes of this machine have taken."""
+class _Whole:
+    """All that is taken of a device, by any process: its sensors say it, so nobody has to acquire it."""
 
-    name = "this machine"
-    simulated = False
-
-    def __init__(self) -> None:
+    def __init__(self, one: device.Device) -> None:
+        self.name = "this machine" if one.name == "cpu" else one.name
+        self.simulated = one.simulated
+        self._device = one
         self._peak = 0
 
     def memory_stats(self) -> memory.MemoryStats:
-        found = psutil.virtual_memory()
-        taken = int(found.total - found.available)
-        self._peak = max(self._peak, taken)
-        return memory.MemoryStats(allocated=taken, reserved=None, peak=self._peak, limit=int(found.total))
+        found = self._device.telemetry()
+        if found.memory_used_bytes is None:
+            msg = "its sensors do not say how much is taken"
+            raise RuntimeError(msg)
+        self._peak = max(self._peak, found.memory_used_bytes)
+        return memory.MemoryStats(
+            allocated=found.memory_used_bytes,
+            reserved=None,
+            peak=self._peak,
+            limit=found.memory_total_bytes,
+            simulated=found.simulated,
+        )
 
 
 @click.group(name="memory")
@@ -52,7 +61,8 @@ def memory_group() -> None:
 
 
 @memory_group.command()
-@click.option("--pid", type=click.IntRange(1), help="A process; without it, all of this machine.")
+@click.option("--device", "spec", metavar="SPEC", help="Devices, as for `devices`: hpu:0,2-3; by default this machine.")
+@click.option("--pid", type=click.IntRange(1), help="A process of this machine.")
 @click.option(
     "--interval",
     type=click.FloatRange(0, min_open=True),
@@ -62,38 +72,59 @@ def memory_group() -> None:
 )
 @click.option("--count", type=click.IntRange(1), help="End after so many samples; without it, on Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; sizes in bytes.")
-def watch(pid: int | None, interval: float, count: int | None, as_json: bool) -> None:
+def watch(spec: str | None, pid: int | None, interval: float, count: int | None, as_json: bool) -> None:
     """Show what is taken, its peak and its limit, and whether it seems to leak.
 
-    On a terminal one line is kept up to date; otherwise each sample is a line. It ends on Ctrl-C, with the process, or
-    after --count samples, and says on stderr what was seen. Status 1 if nothing could be read.
+    Of a device that is what all processes have taken together; it is not acquired, so a training goes on undisturbed.
+
+    On a terminal one line for each device is kept up to date; otherwise each sample is a line. It ends on Ctrl-C, with
+    the process, or after --count samples, and says on stderr what was seen. Status 1 if nothing could be read.
     """
-    logging.getLogger(memory.__name__).addHandler(logging.NullHandler())  # what it logs is shown here in other words
-    monitor = memory.MemoryMonitor(_Machine() if pid is None else memory.ProcessMemory(pid), interval)
+    if spec is not None and pid is not None:
+        message = "--device and --pid exclude each other"
+        raise click.UsageError(message)
+    sources = [_Whole(one) for one in device.devices(spec or "cpu")] if pid is None else [memory.ProcessMemory(pid)]
+    monitors = [memory.MemoryMonitor(source, interval) for source in sources]
     try:
-        with contextlib.suppress(KeyboardInterrupt), _screen(as_json=as_json) as show:
-            for text in _samples(monitor, pid, interval, count, as_json=as_json):
-                show(text)
+        with contextlib.suppress(KeyboardInterrupt), _said_here(), _screen(as_json=as_json) as show:
+            for lines in _samples(monitors, pid, interval, count, as_json=as_json):
+                show(lines)
     except BrokenPipeError:  # such as `| head`
         sys.stderr.close()
         raise SystemExit(0) from None
-    if monitor.last is None:
-        message = f"the memory of {monitor.device.name} cannot be read: there is no such process, or it is not yours"
-        raise click.ClickException(message)
-    click.echo(_summary(monitor), err=True)
+    for monitor in monitors:
+        click.echo(_summary(monitor, "its sensors do not answer" if pid is None else _NO_PROCESS), err=True)
+    if not any(monitor.timeline for monitor in monitors):
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def _said_here() -> Iterator[None]:
+    """What the monitors log is shown by the command itself, in other words."""
+    logger = logging.getLogger(memory.__name__)
+    before, handler = logger.propagate, logging.NullHandler()
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def _samples(
-    monitor: memory.MemoryMonitor, pid: int | None, interval: float, count: int | None, *, as_json: bool
-) -> Iterator[str]:
+    monitors: Sequence[memory.MemoryMonitor], pid: int | None, interval: float, count: int | None, *, as_json: bool
+) -> Iterator[list[str]]:
     never = threading.Event()
     number = 0
+    write = _as_json if as_json else _as_line
     while True:
-        stats = monitor.sample()
-        if stats is not None:
-            yield _as_json(monitor, stats) if as_json else _as_line(monitor, stats)
+        read = [(monitor, monitor.sample()) for monitor in monitors]
+        lines = [write(monitor, stats) for monitor, stats in read if stats is not None]
+        if lines:
+            yield lines
         number += 1
-        gone = pid is not None and (stats is None or not psutil.pid_exists(pid))
+        gone = pid is not None and (not lines or not psutil.pid_exists(pid))
         if gone or number == count:
             return
         never.wait(interval)
@@ -101,16 +132,19 @@ def _samples(
 
 @contextlib.contextmanager
 def _screen(*, as_json: bool) -> Iterator[Any]:
-    """What shows a sample: a line that is kept up to date on a terminal, else a line for each."""
+    """What shows the lines of a sample: kept up to date on a terminal, else below one another."""
     if as_json or not sys.stdout.isatty():
-        yield click.echo
+        yield lambda lines: click.echo("\n".join(lines))
         return
     from rich.console import Console  # noqa: PLC0415 (only on a terminal)
     from rich.live import Live  # noqa: PLC0415 (same)
     from rich.text import Text  # noqa: PLC0415 (same)
 
+    def text(line: str) -> Text:
+        return Text(line, style="bold red" if "leaks" in line else "")
+
     with Live(console=Console(), auto_refresh=False) as live:
-        yield lambda text: live.update(Text(text, style="bold red" if "leaks" in text else ""), refresh=True)
+        yield lambda lines: live.update(Text("\n").join(map(text, lines)), refresh=True)
 
 
 def _as_line(monitor: memory.MemoryMonitor, stats: memory.MemoryStats) -> str:
@@ -139,16 +173,20 @@ def _as_json(monitor: memory.MemoryMonitor, stats: memory.MemoryStats) -> str:
     return json.dumps(fields)
 
 
-def _summary(monitor: memory.MemoryMonitor) -> str:
+def _summary(monitor: memory.MemoryMonitor, why_not: str) -> str:
     points = monitor.timeline
+    if not points:
+        return f"the memory of {monitor.device.name} cannot be read: {why_not}"
     samples = sum(point.samples for point in points)
     first, last = points[0].allocated, points[-1].allocated
     low, high = min(point.low for point in points), max(point.high for point in points)
     change = f"{'+' if last >= first else '-'}{bytes_text(abs(last - first))}"
     unread = f", {monitor.failures} could not be read" if monitor.failures else ""
     leak = "no leak seen" if monitor.leak is None else f"leaks {bytes_text(monitor.leak.bytes_per_second)}/s"
+    name = f"{monitor.device.name} (simulated)" if monitor.device.simulated else monitor.device.name
+    counted = f"{samples} sample{'' if samples == 1 else 's'}"
     return (
-        f"{monitor.device.name}: {samples} samples in {duration_text(points[-1].time - points[0].time)}{unread}: "
+        f"{name}: {counted} in {duration_text(points[-1].time - points[0].time)}{unread}: "
         f"{bytes_text(low)} to {bytes_text(high)}, {change} from first to last, {leak}"
     )
 
@@ -165,7 +203,9 @@ def _summary(monitor: memory.MemoryMonitor) -> str:
 )
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the optimizer: moments_dtype=int8.")
 @click.option("--shards", type=click.IntRange(1), default=1, show_default=True, help="Devices that share all of it.")
-@click.option("--device", type=click.Choice(list(memory.GAUDI_MEMORY)), help="Status 1 if it does not fit into this.")
+@click.option(
+    "--device", "target", type=click.Choice(list(memory.GAUDI_MEMORY)), help="Status 1 if it does not fit into this."
+)
 @click.option(
     "--headroom",
     type=click.FloatRange(0, 1, max_open=True),
@@ -180,7 +220,7 @@ def plan(
     optimizer: str,
     options: tuple[str, ...],
     shards: int,
-    device: str | None,
+    target: str | None,
     headroom: float,
     as_json: bool,
 ) -> None:
@@ -199,7 +239,7 @@ def plan(
         found = memory.plan(model, make)
     except ParameterValidationError as error:
         raise click.ClickException(str(error)) from error
-    verdicts = {name: found.fits(name, headroom) for name in ([device] if device else memory.GAUDI_MEMORY)}
+    verdicts = {name: found.fits(name, headroom) for name in ([target] if target else memory.GAUDI_MEMORY)}
     if as_json:
         fits = {name: asdict(verdict) for name, verdict in verdicts.items()}
         click.echo(json.dumps({**found.to_dict(), "shards": shards, "fits": fits}, indent=2))
@@ -207,7 +247,7 @@ def plan(
         click.echo(found.table())
         for name, verdict in verdicts.items():
             click.echo(f"{name}: {verdict.reason}")
-    if device and not verdicts[device]:
+    if target and not verdicts[target]:
         raise SystemExit(1)
 
 

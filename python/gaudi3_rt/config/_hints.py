@@ -36,6 +36,8 @@ def _learning_rate(config: TrainingConfig) -> Iterator[Finding]:
     grown = batch / (config.lr_base_size or _GOYAL_BATCH)
     linear = optimizer.scaling == "linear"
     scaled = base * (grown if linear else math.sqrt(grown))
+    if scaled == 0:  # of a base below the least float there is no multiple
+        return
     factor = optimizer.lr / scaled
     far = _FAR if known else _VERY_FAR
     if factor > far or (known and 0 < factor < 1 / far):

@@ -142,7 +142,9 @@ class _Merged:
                 self.findings.append(_structural(path_text(setting.path), message, setting.origin))
                 return
             node = node[name]
-        if setting.value == {}:  # a section without a key changes none, so that all in it have their own origins
+        if (
+            isinstance(setting.value, Mapping) and not setting.value
+        ):  # a section without a key changes none, so that all in it have their own origins
             node[key] = {} if node.get(key) is None else node[key]
             return
         node[key] = setting.value

@@ -37,8 +37,10 @@ def examine(config: Section, root: Path | None) -> Iterator[Finding]:
         url = split_url(text)
         if url is not None and url.scheme == "http" and url.hostname and not is_loopback(url.hostname):
             yield _finding(path, "http:// sends everything readable and changeable on its way; use https://", "medium")
-        if root is not None and url is None and _OF_SECTION.get((type(config).__name__, path), path) in _PATHS:
-            fault = path_fault(text, root, absolute=True)
+        if root is not None and _OF_SECTION.get((type(config).__name__, path), path) in _PATHS:
+            fault = "names a file by a URL; write it as a path" if _names_a_file(text) else None
+            if url is None and fault is None:
+                fault = path_fault(text, root, absolute=True)
             # "last" and names of models are no paths, but then they do not lead out either.
             if fault is not None:
                 yield _finding(path, f"{fault}; it has to stay inside of {root}", "error")
@@ -49,6 +51,11 @@ def examine(config: Section, root: Path | None) -> Iterator[Finding]:
         advice = "read it first" if pinned else "read it, and name its commit as revision, or it may change at any time"
         message = f"the model's own Python code is executed with the rights of this run; {advice}"
         yield _finding(path, message, "medium" if pinned else "high")
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether a URL leads to this machine's files, also over another file system: ``simplecache::file:///data``."""
+    return any(part.lower().startswith(("file:", "local:")) for part in text.split("::"))
 
 
 def examine_file(file: str, mode: int, *, holds_secret: bool) -> Iterator[Finding]:

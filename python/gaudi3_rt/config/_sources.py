@@ -165,10 +165,15 @@ def _parse_yaml(text: str) -> Parsed:
 
 def _parse_json(text: str) -> Parsed:
     try:
-        return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant), {}
+        tree = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         msg = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise ValueError(msg) from None
+    try:
+        _, lines = parse(text)  # YAML takes nearly all of JSON, and knows its lines; the values are JSON's
+    except YamlError:
+        lines = {}
+    return tree, lines
 
 
 def _parse_toml(text: str) -> Parsed:

@@ -12,7 +12,7 @@ import torch
 from typing_extensions import Self
 
 from gaudi3_rt import _process_memory
-from gaudi3_rt.errors import Gaudi3RTError, HPUMemoryError, InsufficientMemoryError
+from gaudi3_rt.errors import Gaudi3RTError, HPUMemoryError, InsufficientMemoryError, classify
 from gaudi3_rt.memory._format import bytes_text
 from gaudi3_rt.memory._owners import report
 from gaudi3_rt.memory._report import MemoryReport
@@ -20,18 +20,10 @@ from gaudi3_rt.memory._sources import MemorySource
 
 logger = logging.getLogger(__name__)
 
-_HOST = (
-    re.compile(
-        r"DefaultCPUAllocator: (?:can't allocate memory: you tried to allocate (?P<bytes>\d+) bytes|not enough)"
-    ),
-    re.compile(r"std::bad_alloc"),
-)
-"""What torch raises for the CPU: c10/core/impl/alloc_cpu.cpp."""
-_HPU = (
-    re.compile(r"Allocation failed for size::(?P<bytes>\d+)"),
-    re.compile(r"workspace Allocation of size ::(?P<bytes>\d+)"),
-)
-"""What Habana's bridge raises: backend/synapse_helpers/device_memory.cpp and device.cpp of gaudi-pytorch-bridge."""
+_ASKED_FOR = re.compile(r"(?:you tried to allocate |size ?::)(\d+)")
+"""As torch writes it for the CPU (c10/core/impl/alloc_cpu.cpp), and Habana's bridge (device_memory.cpp, device.cpp)."""
+_OF_OTHERS = frozenset({"shared_memory", "killed_out_of_memory"})
+"""Rows of the classifier for memory that ran out in other processes: who holds what in this one does not explain it."""
 _TOP_OWNERS = 3
 
 
@@ -40,28 +32,30 @@ def is_allocation_failure(error: BaseException) -> bool:
     return _kind(error) is not None
 
 
-def _kind(error: BaseException) -> tuple[type[HPUMemoryError | InsufficientMemoryError], int | None] | None:
-    """The error to raise instead, and the bytes that were asked for."""
-    if isinstance(error, Gaudi3RTError):
-        return None
-    text = str(error)
-    for kind, patterns in ((InsufficientMemoryError, _HOST), (HPUMemoryError, _HPU)):
-        for pattern in patterns:
-            found = pattern.search(text)
-            if found is not None and isinstance(error, RuntimeError | MemoryError):
-                size = found.groupdict().get("bytes")
-                return kind, None if size is None else int(size)
-    if isinstance(error, MemoryError):
-        return InsufficientMemoryError, None
+def _kind(error: BaseException) -> type[HPUMemoryError | InsufficientMemoryError] | None:
+    """The error to raise instead."""
     if isinstance(error, torch.OutOfMemoryError):
-        return HPUMemoryError, None
-    return None
+        return HPUMemoryError
+    if isinstance(error, Gaudi3RTError) or not isinstance(error, RuntimeError | MemoryError | OSError):
+        return None
+    # By its text: what an exception follows from may be a failure that was dealt with long ago.
+    found = classify(f"{type(error).__name__}: {error}")
+    if found.row in _OF_OTHERS:
+        return None
+    return next((kind for kind in (HPUMemoryError, InsufficientMemoryError) if issubclass(found.error, kind)), None)
+
+
+def _asked_for(error: BaseException) -> int | None:
+    """Bytes, if the failure says it."""
+    found = _ASKED_FOR.search(str(error))
+    return None if found is None else int(found[1])
 
 
 class explain_oom(contextlib.ContextDecorator):  # noqa: N801 (used like a function)
     """Turns an allocation failure in a block, or in a function, into an error that says who holds the memory.
 
-    Anything else passes through. The report is ``error.context["report"]``, a :class:`MemoryReport`, and is logged.
+    What is one, ``gaudi3_rt.errors.classify`` knows. Anything else passes through. The report is
+    ``error.context["report"]``, a :class:`MemoryReport`, and is logged; ``held_bytes`` is the sum for each owner.
 
     Args:
         model: whose tensors are called by their names.
@@ -90,17 +84,18 @@ class explain_oom(contextlib.ContextDecorator):  # noqa: N801 (used like a funct
     ) -> None:
         del kind, traceback
         failure = None if error is None else _kind(error)
-        if failure is not None:
-            raise self._explained(*failure) from error
+        if error is not None and failure is not None:
+            raise self._explained(failure, _asked_for(error)) from error
 
     def _explained(
-        self, kind: type[HPUMemoryError | InsufficientMemoryError], size: int | None
+        self, kind: type[HPUMemoryError | InsufficientMemoryError], asked_for: int | None
     ) -> HPUMemoryError | InsufficientMemoryError:
         on_host = kind is InsufficientMemoryError
         where = self._device.name if self._device is not None else "this host" if on_host else "the device"
-        asked = "memory" if size is None else bytes_text(size)
+        asked = "memory" if asked_for is None else bytes_text(asked_for)
         found = self._report(on_host=on_host)
-        holders = [f"{owner} {bytes_text(held)}" for owner, held in list(found.by_owner().items())[:_TOP_OWNERS]]
+        held = found.by_owner()
+        holders = [f"{owner} {bytes_text(size)}" for owner, size in list(held.items())[:_TOP_OWNERS]]
         taken = ""
         if found.stats is not None:
             limit = "" if found.stats.limit is None else f" of {bytes_text(found.stats.limit)}"
@@ -112,7 +107,7 @@ class explain_oom(contextlib.ContextDecorator):  # noqa: N801 (used like a funct
         logger.error("%s\n%s", message, found)
         return kind(
             message,
-            context={"requested_bytes": size, "report": found},
+            context={"requested_bytes": asked_for, "held_bytes": held, "report": found},
             suggestions=(
                 "make the batch smaller, or accumulate gradients over several",
                 "keep less for each parameter: gaudi3_rt.memory.plan shows what moments_dtype, master and others take",

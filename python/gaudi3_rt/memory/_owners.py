@@ -76,7 +76,7 @@ class _Found:
 
 def _add(found: dict[int, _Found], owner: Owner, name: str, tensor: Tensor, key: str = "") -> None:
     for part in _parts(tensor):
-        if part.device.type == _META:
+        if _is_hollow(part):
             continue
         for identity, size in storages(part):
             known = found.get(identity)
@@ -87,6 +87,13 @@ def _add(found: dict[int, _Found], owner: Owner, name: str, tensor: Tensor, key:
             known.tensors.add(id(part))
             if name and (owner, name, key) != (known.owner, known.name, known.key):
                 known.names[name] = None
+
+
+def _is_hollow(tensor: Tensor) -> bool:
+    """Whether it has no memory: a meta tensor, or one that torch.compile traces with, which claims another device."""
+    if tensor.device.type == _META:
+        return True
+    return tensor.layout is torch.strided and tensor.untyped_storage().device.type == _META
 
 
 def _parts(tensor: Tensor) -> Iterator[Tensor]:

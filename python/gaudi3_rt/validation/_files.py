@@ -11,6 +11,12 @@ from typing import BinaryIO
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a pipe would wait for its writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_REFUSED = {
+    errno.ELOOP: "a symbolic link",
+    errno.ENAMETOOLONG: "no name that a file can have",
+    errno.ENODEV: "no regular file",
+    errno.ENXIO: "no regular file",  # a socket
+}
 
 
 def open_beneath(root: str | os.PathLike[str], parts: Sequence[str]) -> BinaryIO:
@@ -18,7 +24,7 @@ def open_beneath(root: str | os.PathLike[str], parts: Sequence[str]) -> BinaryIO
 
     Raises:
         NotADirectoryError: a part before the last is a link or no folder.
-        ValueError: the last part is a link, or no regular file.
+        ValueError: the last part is a link, or no regular file, or longer than a name may be.
         OSError: as ``open``.
     """
     folder = os.open(root, _FOLDER)
@@ -29,9 +35,8 @@ def open_beneath(root: str | os.PathLike[str], parts: Sequence[str]) -> BinaryIO
             folder = inner
         file = os.open(parts[-1] if parts else ".", _FILE, dir_fd=folder)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            msg = "a symbolic link"
-            raise ValueError(msg) from error
+        if error.errno in _REFUSED:
+            raise ValueError(_REFUSED[error.errno]) from error
         raise
     finally:
         os.close(folder)

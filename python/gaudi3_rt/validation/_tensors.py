@@ -105,7 +105,9 @@ def _faults(tensor: Any, key: str, spec: TensorSpec, sizes: dict[str, tuple[int,
         wanted = torch.device(spec.device)
         if tensor.device.type != wanted.type or wanted.index not in {None, tensor.device.index}:
             yield f"is on {tensor.device}; allowed: {spec.device}"
-    if spec.shape is not None:
+    if spec.shape is not None and tensor.is_nested:
+        yield "is a nested tensor, which has no shape; allowed: a tensor with one"
+    elif spec.shape is not None:
         yield from _shape_faults(tuple(tensor.shape), key, spec.shape, sizes)
 
 
@@ -130,8 +132,9 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     readable = {}
     for key, tensor in tensors.items():
         if tensor.is_floating_point() or tensor.is_complex():
-            if tensor.is_meta or tensor.layout is not torch.strided:
-                yield f"{key}: its values cannot be read (device {tensor.device}, layout {tensor.layout})"
+            if tensor.is_meta or tensor.is_nested or tensor.layout is not torch.strided:
+                kind = "nested" if tensor.is_nested else f"layout {tensor.layout}"
+                yield f"{key}: its values cannot be read (device {tensor.device}, {kind})"
             else:
                 readable[key] = _real(tensor)
     if all_finite(readable.values()):
