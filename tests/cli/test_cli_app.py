@@ -127,6 +127,24 @@ def test_an_error_shows_no_secret(failing):
     assert "hunter2" not in run("fail").output
 
 
+def test_tracebacks_and_logs_show_no_secret(failing, monkeypatch):
+    """Nor does what others have logged or raised."""
+    error = errors.NetworkError("no answer")
+    error.__cause__ = RuntimeError("https://bob:hunter2@host refused")
+    failing(error)
+    monkeypatch.setattr(_commands, "describe", lambda _: _log("token=%s", "hunter2hunter2") or "")
+    said = run("--debug", "fail").stderr
+    assert "token=[redacted]" in said
+    assert "bob:[redacted]@host refused" in said
+    assert "hunter2" not in said
+
+
+def _log(*words):
+    import logging  # noqa: PLC0415 (for this one)
+
+    logging.getLogger("gaudi3_rt.somewhere").warning(*words)
+
+
 def test_interrupt(failing):
     """No traceback, and the status that shells give it."""
     failing(KeyboardInterrupt())

@@ -10,6 +10,10 @@ from gaudi3_rt import device, events
 from gaudi3_rt.device import _select
 from gaudi3_rt.errors import HPUNotAvailableError, ParameterValidationError
 from gaudi3_rt.testing import SoftwareHPU, capture_events
+from gaudi3_rt.testing._messages import STATUS
+
+PASSES = (17, 20, 22)
+"""Statuses of a device that is being reset, that somebody has, that is at work."""
 
 
 def longest():
@@ -30,7 +34,8 @@ def test_a_busy_device_is_tried_again():
     assert isinstance(acquired, events.DeviceAcquired)
     assert (acquired.device, acquired.attempts, acquired.seconds) == ("simulated:0", 4, 7.0)
     assert acquired.simulated
-    assert released == events.DeviceReleased(device="simulated:0", time=released.time)
+    assert released == events.DeviceReleased(device="simulated:0", simulated=True, time=released.time)
+    assert all(event.simulated for event in captured)
 
 
 def test_waits_vary():
@@ -61,7 +66,21 @@ def test_tries_are_bounded(limits, slept):
     assert "synStatus=20 [Device already acquired]" in str(error.__cause__)
 
 
-@pytest.mark.parametrize("fault", ["synStatus 26", "synStatus 8", "device lost"])
+@pytest.mark.parametrize("status", PASSES)
+def test_what_passes_is_tried_again(status):
+    """A device that is in use, busy or being reset: one table says what passes, that of ``errors.classify``."""
+    with SoftwareHPU(script=f"synStatus {status} 2 times") as hpu, capture_events(events.DeviceBusy) as captured:
+        with device.acquire("simulated", clock=hpu.clock) as mine:
+            assert mine.simulated
+        assert len(captured) == len(hpu.clock.slept) == 2
+    with SoftwareHPU(script=f"synStatus {status} 9 times") as hpu:
+        with pytest.raises(HPUNotAvailableError) as caught, device.acquire("simulated", clock=hpu.clock):
+            pytest.fail("nobody has it")
+        assert caught.value.retryable
+        assert f"simulated:0 is busy (synStatus={status} [{STATUS[status]}]" in caught.value.message
+
+
+@pytest.mark.parametrize("fault", [*(f"synStatus {code}" for code in STATUS if code not in PASSES), "device lost"])
 def test_what_does_not_pass_is_raised_at_once(fault):
     """With the driver's words; nobody waits."""
     with SoftwareHPU(script=fault) as hpu:

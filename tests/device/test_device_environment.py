@@ -80,10 +80,26 @@ def test_unknown_names(name, advice):
     assert finding.advice.startswith(advice)
 
 
+def test_long_values():
+    """Python refuses to read thousands of digits; a reader of 64 bits does, too."""
+    for name in ("RANK", "PT_HPU_POOL_STRATEGY", "HLS_MODULE_ID"):
+        (finding,) = check_environment({name: "9" * 5000, "WORLD_SIZE": "8"})
+        assert (finding.severity, finding.subject) == ("error", name)
+        assert len(finding.message) < 400
+
+
+def test_no_secret_is_shown():
+    """A token that stands in the wrong variable; it is masked before it is cut."""
+    token = "ghp_" + "a1B2" * 9
+    for value in (token, "x" * 50 + " " + token, f"https://bob:{token}@host/{'x' * 99}"):
+        (finding,) = check_environment({"LOG_LEVEL_ALL": value})
+        assert "a1B2" not in str(finding)
+
+
 def test_combinations():
     """Each value is right by itself."""
     assert check(RANK="8", WORLD_SIZE="8") == [("error", "RANK")]
-    assert check(RANK="7", WORLD_SIZE="8") == []
+    assert check(RANK="7", WORLD_SIZE="8") == check(RANK="007", WORLD_SIZE="0x8") == []
     assert check(HLS_MODULE_ID="3", HABANA_VISIBLE_MODULES="0,1") == [("error", "HLS_MODULE_ID")]
     assert check(PT_HPU_MAX_COMPOUND_OP_SIZE="256") == [("warning", "PT_HPU_MAX_COMPOUND_OP_SIZE")]
 

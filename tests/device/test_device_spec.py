@@ -69,8 +69,13 @@ def test_a_long_text_is_cut():
     """An error stays readable."""
     with pytest.raises(ParameterValidationError) as caught:
         parse_spec("hpu:" + "x" * 10**6)
-    assert len(str(caught.value)) < 10**6 + 500
-    assert "x" * 100 not in str(caught.value).partition(":")[0]
+    assert len(str(caught.value)) < 400
+
+
+def test_ranges_that_overlap_are_refused_quickly():
+    """However long the text is: of 700 000 numbers each is there 700 times; looking for each among all takes hours."""
+    with pytest.raises(ParameterValidationError, match="0 is named more than once"):
+        parse_spec("hpu:" + ",".join(["0-1023"] * 700))
 
 
 @given(st.text() | st.from_regex(r"\A(hpu|simulated|cpu|auto)?:?[0-9,\- ]{0,20}\Z") | st.integers())

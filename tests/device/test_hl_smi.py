@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gaudi3_rt import device
 from gaudi3_rt.device import _hl_smi
 from gaudi3_rt.device._sources import SourceError
+from gaudi3_rt.testing import FakeClock
 
 MIB = 2**20
 HEADER = (
@@ -63,6 +64,24 @@ def test_table(hl_smi, host):
     called = (host.root / "called").read_text()
     assert called.startswith("-Q module_id,index,name,")
     assert called.endswith(" -f csv")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_one_run_serves_all_devices(hl_smi, host, monkeypatch, status):
+    """A machine of eight is read at once, and one whose driver hangs is waited for once; later it is run again."""
+    calls = host.root / "calls"
+    hl_smi(f"open({str(calls)!r}, 'a').write('x')\nprint({TABLE!r})\nsys.exit({status})")
+    clock = FakeClock()
+    monkeypatch.setattr(_hl_smi.HlSmi.__init__, "__defaults__", (clock,))
+    for number in (1, 3):
+        host.add_hpu(number, number)
+    there = device.devices("hpu", root=host.root, environment={})
+    for expected in ("x", "xx"):
+        for one in there:
+            assert (one.properties().serial is None) == (status == 1)
+            assert (one.telemetry().memory_total_bytes is None) == (status == 1)
+        assert calls.read_text() == expected
+        clock.advance(_hl_smi.FRESH * 2)
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,20 @@ def test_the_environment_hides_modules(host, environment, expected):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("HABANA_VISIBLE_MODULES", "0,x"), ("HLS_MODULE_ID", "\u0661"), ("HLS_MODULE_ID", "two")]
+    ("variable", "value"),
+    [
+        ("HABANA_VISIBLE_MODULES", "0,x"),
+        ("HLS_MODULE_ID", "\u0661"),
+        ("HLS_MODULE_ID", "two"),
+        ("HLS_MODULE_ID", "1" * 5000),
+    ],
 )
 def test_variables_that_are_no_numbers(host, variable, value):
     """Named with what was seen."""
-    with pytest.raises(InvalidConfigurationError, match=f"{variable} has "):
+    with pytest.raises(InvalidConfigurationError, match=f"{variable} has ") as caught:
         names(host, **{variable: value})
+    assert len(caught.value.message) < 200
+    assert caught.value.suggestions == (f"set {variable} to numbers of modules, or unset it",)
 
 
 def test_selection_by_number_and_count(host):

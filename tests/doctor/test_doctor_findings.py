@@ -184,7 +184,12 @@ def _small_shm(host, monkeypatch):
     monkeypatch.setattr(os, "statvfs", lambda path: small if path == host.root / "dev/shm" else statvfs(path))
 
 
+def _own_misspelt(host, _):
+    host.environment["GAUDI3_RT_LOG_LEVLE"] = "debug"
+
+
 SCENARIOS = [
+    (_own_misspelt, "environment", "warning", 0, "did you mean GAUDI3_RT_LOG_LEVEL?"),
     (_torch_replaced, "versions", "error", CONFIGURATION, "pip may have replaced it"),
     (_driver_differs, "versions", "error", CONFIGURATION, "does not have the driver's version, 1.21.0-1"),
     (_hidden, "devices", "error", CONFIGURATION, "the environment hides all 2 HPUs"),

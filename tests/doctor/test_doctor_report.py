@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from _fake_host import FakeHost
 
-from gaudi3_rt import doctor
+from gaudi3_rt import _core, doctor, tpc
 from gaudi3_rt.doctor._versions import installer
 from gaudi3_rt.errors import ParameterValidationError
 
@@ -78,6 +78,19 @@ def test_json_has_the_same_keys_everywhere(host, has_gaudi):
     fields = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     jsonschema.validate(fields, SCHEMA)
     assert tuple(fields["sections"]) == doctor.SECTIONS
+
+
+def test_every_kernel_has_a_status(host, monkeypatch):
+    """Those of the CPU and those of the TPC; these are compiled or not, and nothing has run on hardware."""
+    for is_compiled, on_tpc in ((False, "emulated"), (True, "compiled")):
+        monkeypatch.setattr(tpc, "has_compiled_kernels", lambda: is_compiled)  # noqa: B023 (called in this turn)
+        facts = doctor.examine(root=host.root, environment=host.environment).section("build").facts
+        status = facts["kernels"]
+        assert set(status.values()) == {"cpu", on_tpc}
+        assert set(status) >= set(_core.kernels())
+        on = [name for name, stage in status.items() if stage == on_tpc]
+        for kernel in _core.tpc_kernels():  # a part of a step, as lamb_ratio_f32, stands under the step's name
+            assert any(kernel["name"] == name or kernel["name"].startswith(f"{name}_") for name in on), kernel["name"]
 
 
 def finding(severity, configuration):

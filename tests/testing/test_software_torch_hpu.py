@@ -112,7 +112,9 @@ def test_code_that_imports_the_bridge(hpu):
         import habana_frameworks.torch as htorch  # noqa: PLC0415 (it is there inside the block only)
         import habana_frameworks.torch.core as htcore  # noqa: PLC0415
         import habana_frameworks.torch.hpu as hthpu  # noqa: PLC0415
+        from habana_frameworks.torch.hpu.metrics import metric_global  # noqa: PLC0415
 
+        assert metric_global("cpu_fallback").stats() == [("TotalNumber", 0)]
         assert torch.hpu is htorch.hpu is hthpu is table
         hpu.device(1).enqueue("add")
         htcore.mark_step()

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from gaudi3_rt._redact import redact_text
 from gaudi3_rt.errors import ConfigurationError, Gaudi3RTError, ParameterValidationError
 
 FAILED, USAGE, TRY_LATER, CONFIGURATION, INTERRUPTED = 1, 2, 75, 78, 130
@@ -98,12 +99,19 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except Gaudi3RTError as error:
             if (ctx.obj or {}).get("debug"):
-                click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+                click.echo(redact_text("".join(traceback.format_exception(error))), err=True, nl=False)
             click.echo(describe(error), err=True)
             sys.exit(exit_status(error))
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
+
+
+class _Line(logging.Formatter):
+    """An entry as a line, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_text(super().format(record))
 
 
 @contextmanager
@@ -112,7 +120,7 @@ def logging_to_stderr(level: int) -> Iterator[None]:
     logger = logging.getLogger("gaudi3_rt")
     before = logger.level
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Line("%(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(level)
     try:

@@ -13,12 +13,11 @@ from typing import Any
 import click
 
 from gaudi3_rt._redact import redact
+from gaudi3_rt.cli._commands import CONFIGURATION
 from gaudi3_rt.config import Finding, json_schema
 from gaudi3_rt.config._load import Examined, examine
 from gaudi3_rt.config._yaml import plain
 from gaudi3_rt.errors import ConfigurationError
-
-EX_CONFIG = 78
 
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False))
 _SET = click.option(
@@ -63,7 +62,7 @@ def check(file: str, assignments: tuple[str, ...], root: str | None, as_json: bo
             click.echo(_line(one))
         counts = [_count(errors, "error")] * bool(errors) + [_count(warnings, "warning")] * bool(warnings)
         click.echo(", ".join([f"{file}: {'valid' if valid else 'invalid'}", *counts]))
-    sys.exit(0 if valid else EX_CONFIG)
+    sys.exit(0 if valid else CONFIGURATION)
 
 
 @config.command()
@@ -89,7 +88,7 @@ def show(file: str, assignments: tuple[str, ...], root: str | None, origin: bool
         for one in errors:
             click.echo(_line(one), err=True)
         click.echo(f"{file}: invalid, {_count(errors, 'error')}", err=True)
-        sys.exit(EX_CONFIG)
+        sys.exit(CONFIGURATION)
     values = redact(done.config.model_dump(mode="json"))
     if as_json:
         click.echo(json.dumps({"config": values, "origins": dict(done.origins)} if origin else values, indent=2))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +14,10 @@ from gaudi3_rt.device import _machine
 from gaudi3_rt.device._hpu import HpuDevice
 from gaudi3_rt.device._select import Machine
 from gaudi3_rt.device._spec import parse_spec
-from gaudi3_rt.errors import HPUNotAvailableError, ParameterValidationError
-
-_log = logging.getLogger(__name__)
+from gaudi3_rt.errors import HPUNotAvailableError, ParameterValidationError, classify
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds between tries: doubled after each, up to the longest; between half and all of that, at random."""
-
-_BUSY = re.compile(r"synStatus\s*=?\s*20\b|Device already acquired|synapse error: 20\b", re.IGNORECASE)
-_NEVER_PASSES = re.compile(r"invalid server type", re.IGNORECASE)
-"""Comes with status 20, too, and says that the driver does not know the server (HabanaAI/hccl_demo#44)."""
 
 
 @contextmanager
@@ -41,7 +33,8 @@ def acquire(
 ) -> Iterator[Device]:
     """The one device of this process, for as long as the block runs.
 
-    An HPU that somebody else has is tried again, with waits that double and vary; other failures are raised at once.
+    An HPU that somebody else has, or that is being reset, is tried again, with waits that double and vary: whatever
+    :func:`gaudi3_rt.errors.classify` calls retryable. Other failures are raised at once.
     An explicit specification never gives something else; of several HPUs it gives the first that is free.
 
     Args:
@@ -71,7 +64,7 @@ def acquire(
         yield device
     finally:
         device.close()
-        events.emit(events.DeviceReleased, device=device.name)
+        events.emit(events.DeviceReleased, device=device.name, simulated=device.simulated)
 
 
 class _Limits:
@@ -111,16 +104,23 @@ def _open_one(candidates: list[Device], limits: _Limits, spec: str) -> Device:
                     simulated=device.simulated,
                 )
                 return device
-            if not _is_busy(error):
+            if not classify(error).retryable:
                 raise _cannot_be_had(spec, device, error, attempt) from error
             busy.append((device, error))
         wait = limits.wait_after(attempt)
         who = {device.name: _holders(device, limits.root) for device, _ in busy}
+        states = [f"{device.name} is busy{_held_by(who[device.name], device, error)}" for device, error in busy]
         if wait is None:
-            raise _all_busy(spec, who, attempt, limits) from busy[-1][1]
-        for name, holders in who.items():
-            _log.warning("%s is busy%s; next try in %.1f s", name, _held_by(holders), wait)
-            events.emit(events.DeviceBusy, device=name, attempt=attempt, wait_seconds=wait, holders=tuple(holders))
+            raise _all_busy(spec, who, states, attempt, limits) from busy[-1][1]
+        for device, _ in busy:
+            events.emit(
+                events.DeviceBusy,
+                device=device.name,
+                attempt=attempt,
+                wait_seconds=wait,
+                holders=tuple(who[device.name]),
+                simulated=device.simulated,
+            )
         limits.clock.sleep(wait)
 
 
@@ -133,12 +133,6 @@ def _open(device: Device) -> RuntimeError | None:
     return None
 
 
-def _is_busy(error: RuntimeError) -> bool:
-    """Whether somebody else has the device, so that it can be free later."""
-    text = str(error)
-    return bool(_BUSY.search(text)) and not _NEVER_PASSES.search(text)
-
-
 def _holders(device: Device, root: Path) -> list[str]:
     """Who has a device; nobody real has a simulated one."""
     if not isinstance(device, HpuDevice):
@@ -146,18 +140,20 @@ def _holders(device: Device, root: Path) -> list[str]:
     return [str(holder) for holder in _machine.holders(device.node, root)]
 
 
-def _held_by(holders: list[str]) -> str:
-    """For messages."""
+def _held_by(holders: list[str], device: Device, error: RuntimeError) -> str:
+    """For messages: who has it, else the driver's words, of which a reset has others."""
     if not holders:
-        return ", and who has it cannot be seen from here"
+        words = f" ({str(error).splitlines()[0]})"
+        return words if device.simulated else f"{words}, and who has it cannot be seen from here"
     return f": {', '.join(holders)} {'has' if len(holders) == 1 else 'have'} it"
 
 
-def _all_busy(spec: str, who: dict[str, list[str]], attempts: int, limits: _Limits) -> HPUNotAvailableError:
+def _all_busy(
+    spec: str, who: dict[str, list[str]], states: list[str], attempts: int, limits: _Limits
+) -> HPUNotAvailableError:
     """After the last try."""
     seconds = limits.clock.monotonic() - limits.began
-    what = "; ".join(f"{name} is busy{_held_by(holders)}" for name, holders in who.items())
-    msg = f"device {spec!r} cannot be acquired: {what} ({attempts} tries in {seconds:.1f} s)"
+    msg = f"device {spec!r} cannot be acquired: {'; '.join(states)} ({attempts} tries in {seconds:.1f} s)"
     return HPUNotAvailableError(
         msg,
         spec,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gaudi3_rt import _config
+from gaudi3_rt._show import show
 from gaudi3_rt.device import _bridge_flags as flags
 from gaudi3_rt.device._findings import Finding
 
@@ -15,7 +16,8 @@ _BRIDGE = f"HabanaAI/gaudi-pytorch-bridge {flags.VERSION}, scripts/env_flags.yam
 _BRIDGE_PYTHON = f"HabanaAI/gaudi-pytorch-bridge {flags.VERSION}, python_packages"
 _DOCS = "docs.habana.ai, Runtime Environment Variables"
 _TORCHRUN = "PyTorch, torchrun"
-_INTEGER = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]+|[0-9]+)")
+_INTEGER = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})")
+"""What fits into 64 bits; Python refuses to read thousands of digits."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,14 @@ def _whole(least: int, most: int | None = None) -> tuple[str, Callable[[str], bo
     def check(text: str) -> bool:
         if not _INTEGER.fullmatch(text):
             return False
-        number = int(text, 16 if "x" in text.lower() else 10)
-        return least <= number and (most is None or number <= most)
+        return least <= _number(text) and (most is None or _number(text) <= most)
 
     return f"a whole number from {least}{f' to {most}' if most is not None else ' on'}", check
+
+
+def _number(text: str) -> int:
+    """As C reads it."""
+    return int(text, 16 if "x" in text.lower() else 10)
 
 
 def _matches(allowed: str, form: str) -> tuple[str, Callable[[str], bool]]:
@@ -125,7 +131,7 @@ def check_environment(environment: Mapping[str, str] | None = None) -> tuple[Fin
     """What is wrong with the variables that are set; nothing if all is well.
 
     Known variables are compared with the values that their reader accepts. Names that look like the bridge's and are
-    not known are listed with the nearest known one. Values are shown; none of these variables holds a secret.
+    not known are listed with the nearest known one. Of values that are wrong the beginning is shown, secrets masked.
 
     Args:
         environment: variables in place of this process's.
@@ -140,7 +146,7 @@ def _check(environment: Mapping[str, str]) -> Iterator[Finding]:
         known = VARIABLES.get(name)
         if known is not None:
             if value and not known.is_allowed(value):
-                yield _finding("error", name, f"is {_shown(value)}; it has to be {known.allowed}", known)
+                yield _finding("error", name, f"is {show(value, name)}; it has to be {known.allowed}", known)
         elif name in NOT_READ:
             yield Finding(
                 severity="warning",
@@ -161,9 +167,11 @@ def _combinations(environment: Mapping[str, str]) -> Iterator[Finding]:
         known = VARIABLES["PT_HPU_MAX_COMPOUND_OP_SIZE"]
         yield _finding("warning", known.name, f"is {size}, which lowers a limit that is 2^63 - 1 unless set", known)
     rank, world = (environment.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    if rank.isdecimal() and world.isdecimal() and int(rank) >= int(world):
-        known = VARIABLES["RANK"]
-        yield _finding("error", "RANK", f"is {rank}, but ranks go from 0 to WORLD_SIZE - 1 = {int(world) - 1}", known)
+    known = VARIABLES["RANK"]
+    if known.is_allowed(rank) and known.is_allowed(world) and _number(rank) >= _number(world):
+        yield _finding(
+            "error", "RANK", f"is {rank}, but ranks go from 0 to WORLD_SIZE - 1 = {_number(world) - 1}", known
+        )
     module, visible = (environment.get(name, "") for name in ("HLS_MODULE_ID", "HABANA_VISIBLE_MODULES"))
     if module.isdecimal() and visible and _modules(visible) and module not in visible.split(","):
         known = VARIABLES["HLS_MODULE_ID"]
@@ -198,8 +206,3 @@ def _closest(name: str, names: Iterable[str]) -> str | None:
     """The nearest known name."""
     found = difflib.get_close_matches(name, names, 1, cutoff=0.8)
     return found[0] if found else None
-
-
-def _shown(value: str) -> str:
-    """A value, cut if it is long."""
-    return repr(value if len(value) <= 60 else f"{value[:57]}...")  # noqa: PLR2004 (a part of a line)

@@ -6,13 +6,18 @@ import csv
 import re
 import shutil
 import subprocess
+import threading
+import time
 
-from gaudi3_rt._protocols import Telemetry
+from gaudi3_rt._protocols import Clock, Telemetry
 from gaudi3_rt.device._sources import Board, SourceError
 
 COMMAND = "hl-smi"
 TIMEOUT = 10.0
 """Seconds; a driver that hangs must not hang its reader."""
+
+FRESH = 0.5
+"""Seconds for which a table serves all devices: it has the whole machine, and takes longer than that to print."""
 
 FIELDS = (
     "module_id",
@@ -36,7 +41,16 @@ _VALUE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 
 
 class HlSmi:
-    """The command, run once for each reading, without a shell."""
+    """The command, run without a shell; one run serves all that is asked for within ``FRESH`` seconds.
+
+    Args:
+        clock: what time it is.
+    """
+
+    def __init__(self, clock: Clock = time) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._answer: tuple[float, dict[int, Row] | SourceError] | None = None
 
     def boards(self) -> list[Board]:
         """All HPUs that the driver shows.
@@ -82,7 +96,22 @@ class HlSmi:
         """Nothing is kept."""
 
     def _rows(self) -> dict[int, Row]:
-        """The table, by number of module."""
+        """The table, by number of module, or why there was none."""
+        with self._lock:
+            if self._answer is None or self._clock.monotonic() - self._answer[0] > FRESH:
+                try:
+                    answer: dict[int, Row] | SourceError = self._run()
+                except SourceError as error:
+                    answer = error
+                self._answer = self._clock.monotonic(), answer
+            answer = self._answer[1]
+        if isinstance(answer, SourceError):
+            raise SourceError(*answer.args) from answer
+        return answer
+
+    @staticmethod
+    def _run() -> dict[int, Row]:
+        """Runs the command."""
         path = shutil.which(COMMAND)
         if path is None:
             msg = f"{COMMAND} is not on the path"

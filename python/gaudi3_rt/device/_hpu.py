@@ -26,20 +26,19 @@ class HpuDevice:
         module: which of the machine; None for any that is free.
         environment: variables, as they were read.
         root: folder with ``dev``, ``proc`` and ``sys``.
-
-    Attributes:
-        marks: how often ``mark_step`` was called.
+        hl_smi: shared by the devices of a machine, as its table has them all.
     """
 
     torch_device = "hpu"
 
-    def __init__(self, module: _machine.Module | None, environment: Mapping[str, str], root: Path) -> None:
+    def __init__(
+        self, module: _machine.Module | None, environment: Mapping[str, str], root: Path, hl_smi: HlSmi
+    ) -> None:
         self.module = module
-        self.marks = 0
         self._environment = environment
         self._root = root
         self._loaded: _bridge.Bridge | None = None
-        self._sensors = _Sensors()
+        self._sensors = _Sensors(hl_smi)
 
     def __repr__(self) -> str:
         return f"<HpuDevice {self.name}{', simulated' if self.simulated else ''}>"
@@ -137,7 +136,6 @@ class HpuDevice:
             HPUNotAvailableError: this process has not acquired it.
         """
         bridge = self._acquired()
-        self.marks += 1
         if bridge.lazy:
             bridge.core.mark_step()
 
@@ -211,8 +209,8 @@ class HpuDevice:
 class _Sensors:
     """The first source that works; its failures are said once, and become None."""
 
-    def __init__(self) -> None:
-        self._sources: tuple[Source, ...] = (Hlml(), HlSmi())
+    def __init__(self, hl_smi: HlSmi) -> None:
+        self._sources: tuple[Source, ...] = (Hlml(), hl_smi)
         self._silent = False
 
     def board(self, module: int, device: str) -> Board:
@@ -242,7 +240,6 @@ class _Sensors:
         if not self._silent:
             self._silent = True
             reason = "; ".join(reasons)
-            _log.warning("%s: no telemetry: %s", device, reason)
             events.emit(events.TelemetryUnavailable, device=device, reason=reason)
         return None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gaudi3_rt._redact import redact
+from gaudi3_rt._show import show
 from gaudi3_rt.errors import InvalidConfigurationError
 
 VISIBLE_MODULES = "HABANA_VISIBLE_MODULES"
@@ -17,6 +18,7 @@ _NODES = (("dev/accel", re.compile(r"accel([0-9]+)")), ("dev", re.compile(r"hl([
 _SYSFS = ("sys/class/accel/accel{}/device", "sys/class/habanalabs/hl{}")
 _VENDOR = "0x1da3"
 _LONGEST_COMMAND = 200
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,8 @@ def modules(root: Path = Path("/")) -> list[Module]:
             if system is not None and read(system / "vendor") not in {None, _VENDOR}:
                 continue  # accelerators of others have nodes there, too
             number = read(system / "module_id") if system else None
-            known = number is not None and number.isascii() and number.isdigit()
-            found[minor] = Module(
-                int(number) if number is not None and known else minor, minor, f"/{folder}/{path.name}", system
-            )
+            known = number is not None and _NUMBER.fullmatch(number)
+            found[minor] = Module(int(number) if number and known else minor, minor, f"/{folder}/{path.name}", system)
     return sorted(found.values(), key=lambda module: module.number)
 
 
@@ -128,9 +128,9 @@ def read(path: Path) -> str | None:
 
 def _whole(variable: str, text: str) -> int:
     """A number of a module."""
-    if not (text.isascii() and text.isdigit()):
-        msg = f"{variable} has {text!r}; it has to have numbers of modules such as 0 or 0,1,2"
-        raise InvalidConfigurationError(msg)
+    if not _NUMBER.fullmatch(text):
+        msg = f"{variable} has {show(text, variable)}; it has to have numbers of modules such as 0 or 0,1,2"
+        raise InvalidConfigurationError(msg, suggestions=(f"set {variable} to numbers of modules, or unset it",))
     return int(text)
 
 

@@ -10,6 +10,7 @@ from gaudi3_rt import _config, _providers
 from gaudi3_rt._protocols import Device
 from gaudi3_rt.device import _bridge, _machine
 from gaudi3_rt.device._cpu import CpuDevice
+from gaudi3_rt.device._hl_smi import HlSmi
 from gaudi3_rt.device._hpu import HpuDevice
 from gaudi3_rt.device._spec import DeviceSpec, parse_spec
 from gaudi3_rt.errors import HPUNotAvailableError, ParameterValidationError
@@ -51,7 +52,8 @@ class Machine:
     def hpus(self) -> list[HpuDevice]:
         """All visible HPUs."""
         visible = _machine.visible(_machine.modules(self.root), self.environment)
-        return [HpuDevice(module, self.environment, self.root) for module in visible]
+        hl_smi = HlSmi()
+        return [HpuDevice(module, self.environment, self.root, hl_smi) for module in visible]
 
     def select(self, spec: DeviceSpec) -> list[Device]:
         """All that a specification means."""
@@ -81,7 +83,7 @@ class Machine:
             raise ParameterValidationError(msg)
         chosen = self.select(spec)
         if isinstance(chosen[0], HpuDevice) and spec.numbers is None:
-            return [HpuDevice(None, self.environment, self.root)]
+            return [HpuDevice(None, self.environment, self.root, HlSmi())]
         return chosen
 
     def prefers_hpu(self) -> bool:

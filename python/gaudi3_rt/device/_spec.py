@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
+from gaudi3_rt._show import show
 from gaudi3_rt.errors import ParameterValidationError
 
 ALLOWED = "'auto', 'cpu', a number of HPUs such as 8, 'hpu', 'hpu:0,2-3', 'simulated' or 'simulated:0'"
@@ -66,15 +68,15 @@ def _numbers(spec: str, text: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = _PART.fullmatch(part)
         if match is None:
-            raise _error(spec, f"{part!r} is neither a number nor a range such as 2-3")
+            raise _error(spec, f"{show(part)} is neither a number nor a range such as 2-3")
         first = _number(spec, match[1])
         last = first if match[2] is None else _number(spec, match[2])
         if last < first:
-            raise _error(spec, f"the range {part!r} runs backwards")
+            raise _error(spec, f"the range {show(part)} runs backwards")
         numbers += range(first, last + 1)
-    duplicates = sorted({number for number in numbers if numbers.count(number) > 1})
+    duplicates = sorted(number for number, times in Counter(numbers).items() if times > 1)
     if duplicates:
-        raise _error(spec, f"{', '.join(map(str, duplicates))} is named more than once")
+        raise _error(spec, f"{duplicates[0]} is named more than once")
     return tuple(numbers)
 
 
@@ -102,7 +104,5 @@ def _means_something(spec: str) -> bool:
 
 
 def _error(spec: object, problem: str) -> ParameterValidationError:
-    """One message for all of them; a long text is cut."""
-    shown = repr(spec)
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."  # noqa: PLR2004 (a line)
-    return ParameterValidationError(f"device specification {shown}: {problem}; allowed: {ALLOWED}")
+    """One message for all of them; a long text is cut, secrets are masked."""
+    return ParameterValidationError(f"device specification {show(spec)}: {problem}; allowed: {ALLOWED}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gaudi3_rt import _config, _core, hpu, tpc
+from gaudi3_rt._redact import redact_text
 from gaudi3_rt.doctor._host import Host
 from gaudi3_rt.doctor._report import Finding, Section
 from gaudi3_rt.optim import _hpu
@@ -17,6 +18,7 @@ CPU, EMULATED, COMPILED = "cpu", "emulated", "compiled"
 kernel library has it as a compiled program. None says ``hardware``: that would take a run on a Gaudi."""
 
 _OWN = "gaudi3_rt: docs/tpc.md"
+_SUFFIXES = tuple(_hpu.SUFFIXES.values())
 
 
 def probe(host: Host) -> Section:
@@ -29,7 +31,7 @@ def probe(host: Host) -> Section:
         "compiler": _core.COMPILER,
         "isa": isas[0] if wanted is None else wanted if wanted in isas else None,
         "isas": isas,
-        "kernels": {name: kernel_status(name) for name in _core.kernels()},
+        "kernels": {**{name: kernel_status(name) for name in _core.kernels()}, **dict.fromkeys(_helpers(), _on_tpc())},
         "reductions": _core.reductions(),
         "codecs": _core.codecs(),
         "tpc_compiler": _core.TPC_COMPILER or None,
@@ -46,7 +48,18 @@ def kernel_status(kernel: str) -> str:
     """How far a kernel has come: ``cpu``, ``emulated`` or ``compiled``."""
     if not _hpu._chain(kernel, "f32"):
         return CPU
+    return _on_tpc()
+
+
+def _on_tpc() -> str:
+    """How far what is written for the TPC has come."""
     return COMPILED if tpc.has_compiled_kernels() else EMULATED
+
+
+def _helpers() -> list[str]:
+    """Kernels for the TPC that take no step: sums, factors, casts, quantisation."""
+    steps = {tpc_kernel["name"] for name in _core.kernels() for s in _SUFFIXES for tpc_kernel in _hpu._chain(name, s)}
+    return [name for name in _hpu.TABLE if name not in steps]
 
 
 def hpu_operators() -> Path:
@@ -60,7 +73,7 @@ def _isa(wanted: str | None, isas: list[str]) -> Iterator[Finding]:
         yield Finding(
             severity="error",
             what=f"{_config.ISA_VARIABLE} names a build that cannot run here",
-            seen=wanted[:60],
+            seen=redact_text(wanted)[:60],
             allowed=", ".join(isas),
             todo=f"unset {_config.ISA_VARIABLE}, or set it to one of these",
             source="gaudi3_rt.build_info()",
@@ -88,7 +101,7 @@ def _on_hpu(host: Host, facts: dict[str, Any], library: Path) -> Iterator[Findin
         yield Finding(
             severity="warning",
             what=f"{_config.KERNEL_PATH_VARIABLE} does not name gaudi3_rt's kernels, so the graph compiler lacks them",
-            seen=host.environment.get(_config.KERNEL_PATH_VARIABLE, "")[:300] or "not set",
+            seen=redact_text(host.environment.get(_config.KERNEL_PATH_VARIABLE, ""))[:300] or "not set",
             allowed=f"{library}, a colon, and the vendor's libtpc_kernels.so",
             todo=f"export {_config.KERNEL_PATH_VARIABLE}={library}:${_config.KERNEL_PATH_VARIABLE}",
             source=_OWN,

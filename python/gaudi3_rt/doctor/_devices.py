@@ -8,21 +8,15 @@ from pathlib import Path
 
 from gaudi3_rt import device, events
 from gaudi3_rt._protocols import Device
+from gaudi3_rt._redact import redact_text
 from gaudi3_rt.device import _machine
 from gaudi3_rt.device._hpu import HpuDevice
+from gaudi3_rt.device._machine import Holder
 from gaudi3_rt.doctor._host import Host
 from gaudi3_rt.doctor._report import Finding, Section
 
 NO_GAUDI = "no Gaudi: kernels run on the CPU"
 _HLML = "HLML and hl-smi (docs.habana.ai, Embedded System Tools)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """A process that has a device open."""
-
-    pid: int
-    command: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +79,7 @@ def status_of(one: Device, root: str | Path = "/") -> DeviceStatus:
         ecc_uncorrected=reading.ecc_uncorrected,
         serial=properties.serial,
         bus_id=properties.bus_id,
-        holders=tuple(Holder(pid=holder.pid, command=holder.command) for holder in holders),
+        holders=tuple(holders),
         simulated=one.simulated or properties.simulated or reading.simulated,
     )
 
@@ -116,7 +110,7 @@ def _unused(host: Host, usable: list[DeviceStatus], runs_on: str) -> Iterator[Fi
         yield Finding(
             severity="error",
             what=f"the environment hides all {len(host.modules)} HPUs from this process",
-            seen=", ".join(f"{name}={host.environment[name][:60]}" for name in pins),
+            seen=", ".join(f"{name}={redact_text(host.environment[name])[:60]}" for name in pins),
             allowed=f"modules {', '.join(str(module.number) for module in host.modules)}",
             todo=f"unset {' and '.join(pins)}, or name modules that are there",
             source="docs.habana.ai, Runtime Environment Variables",
@@ -149,7 +143,7 @@ def _of(status: DeviceStatus, reasons: dict[str, str]) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             what=f"the sensors of {label} cannot be read",
-            seen=reasons[status.name][:300],
+            seen=redact_text(reasons[status.name])[:300],
             todo='pip install "gaudi3_rt[hpu]", install habanalabs-firmware-tools, or look why hl-smi fails',
             source=_HLML,
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gaudi3_rt import _config
+from gaudi3_rt._redact import redact_text
 from gaudi3_rt.doctor import _build, _devices, _drivers, _environment, _resources, _security, _versions
 from gaudi3_rt.doctor._host import Host
 from gaudi3_rt.doctor._report import Finding, Report, Section
@@ -90,7 +91,7 @@ def _failed(name: str, error: Exception) -> Finding:
     return Finding(
         severity="error",
         what=f"the {name} could not be examined",
-        seen=f"{type(error).__name__}: {error}"[:500],
+        seen=redact_text(f"{type(error).__name__}: {error}")[:500],
         todo="read the error; if it is not of this machine, report it with the output of gaudi3-rt doctor --json",
         source=_OWN,
     )

@@ -8,6 +8,7 @@ from gaudi3_rt.events import capture_events
 from gaudi3_rt.testing._clock import FakeClock
 from gaudi3_rt.testing._device import Allocation, SoftwareDevice
 from gaudi3_rt.testing._faults import KINDS, Fault, parse_script
+from gaudi3_rt.testing._messages import SimulatedError
 from gaudi3_rt.testing._queue import Graph, Queue
 from gaudi3_rt.testing._software_hpu import SoftwareHPU
 from gaudi3_rt.testing._torch_hpu import SoftwareTorchHpu
@@ -19,6 +20,7 @@ __all__ = [
     "Fault",
     "Graph",
     "Queue",
+    "SimulatedError",
     "SoftwareDevice",
     "SoftwareHPU",
     "SoftwareTorchHpu",

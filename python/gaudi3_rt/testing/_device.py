@@ -15,6 +15,7 @@ from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.testing import _messages
 from gaudi3_rt.testing._faults import Fault, Timeline
 from gaudi3_rt.testing._memory import Block, OutOfPoolError, Pool
+from gaudi3_rt.testing._messages import SimulatedError
 from gaudi3_rt.testing._queue import Queue, recording
 from gaudi3_rt.testing._sensors import Sensors
 from gaudi3_rt.testing._units import parse_bytes
@@ -83,7 +84,7 @@ class SoftwareDevice:
         self._traits = traits
         self._timeline = Timeline(faults, rank)
         self._sensors = Sensors(traits.clock, traits.seed, rank)
-        self._late_errors: list[RuntimeError] = []
+        self._late_errors: list[SimulatedError] = []
         self._marks = 0
         self._said_unavailable = False
         self._lock = threading.RLock()
@@ -125,18 +126,18 @@ class SoftwareDevice:
         try:
             self.pool.allocate(size)
         except OutOfPoolError:
-            self._late_errors = [RuntimeError(_messages.allocation_failed(size, self.rank))]
+            self._late_errors = [SimulatedError(_messages.allocation_failed(size, self.rank))]
 
     def _reach(self) -> None:
         """Whatever is due for any call that reaches the device."""
         if self._timeline.lasting(self.steps, "device lost"):
-            raise RuntimeError(_messages.launch_failed(_messages.IN_RESET, self.rank))
+            raise SimulatedError(_messages.launch_failed(_messages.IN_RESET, self.rank))
         if self._late_errors:
             raise self._late_errors.pop()
         while hang := self._timeline.take(self.steps, "hang"):
             self._traits.clock.sleep(hang.value)
         if fault := self._timeline.take(self.steps, "synstatus"):
-            raise RuntimeError(_messages.launch_failed(int(fault.value), self.rank))
+            raise SimulatedError(_messages.launch_failed(int(fault.value), self.rank))
 
     # Life
 
@@ -144,11 +145,11 @@ class SoftwareDevice:
         """Acquires the device as the bridge does: ``RuntimeError`` with its words if that fails."""
         with self._lock:
             if self._timeline.lasting(self.steps, "device lost"):
-                raise RuntimeError(_messages.acquire_failed(_messages.NOT_FOUND))
+                raise SimulatedError(_messages.acquire_failed(_messages.NOT_FOUND))
             if self.is_open or self._timeline.take(self.steps, "busy"):
-                raise RuntimeError(_messages.acquire_failed(_messages.ALREADY_ACQUIRED))
+                raise SimulatedError(_messages.acquire_failed(_messages.ALREADY_ACQUIRED))
             if fault := self._timeline.take(self.steps, "synstatus"):
-                raise RuntimeError(_messages.acquire_failed(int(fault.value)))
+                raise SimulatedError(_messages.acquire_failed(int(fault.value)))
             self.pool = Pool(self._traits.memory)
             self._late_errors = []
             self._grow_workspace(self._traits.workspace)
@@ -204,7 +205,7 @@ class SoftwareDevice:
     def _check_workspace(self) -> None:
         """A graph that runs needs its workspace, so ``oom`` can be met here."""
         if self._timeline.take(self.steps, "oom"):
-            raise RuntimeError(_messages.workspace_failed(self._traits.memory, self.rank))
+            raise SimulatedError(_messages.workspace_failed(self._traits.memory, self.rank))
 
     # Memory
 
@@ -223,7 +224,7 @@ class SoftwareDevice:
                     raise OutOfPoolError(wanted)  # noqa: TRY301 (the same words for both)
                 return Allocation(self.pool, self.pool.allocate(wanted), self._lock)
             except OutOfPoolError:
-                raise RuntimeError(_messages.allocation_failed(wanted, self.rank)) from None
+                raise SimulatedError(_messages.allocation_failed(wanted, self.rank)) from None
 
     def grow_workspace(self, size: int | str) -> None:
         """Makes the workspace of graphs at least this large, as a larger graph would.
@@ -241,7 +242,7 @@ class SoftwareDevice:
             try:
                 self.pool.grow_workspace(size)
             except OutOfPoolError:
-                raise RuntimeError(_messages.workspace_failed(size, self.rank)) from None
+                raise SimulatedError(_messages.workspace_failed(size, self.rank)) from None
 
     def memory_stats(self) -> MemoryStats:
         """The pool; all of it is reserved from the start, as with Habana's allocator."""
@@ -303,5 +304,5 @@ class SoftwareDevice:
         """Nothing but None; said once."""
         if not self._said_unavailable:
             self._said_unavailable = True
-            events.emit(events.TelemetryUnavailable, device=self.name, reason=f"simulated: {reason}")
+            events.emit(events.TelemetryUnavailable, device=self.name, reason=f"simulated: {reason}", simulated=True)
         return Telemetry(simulated=True)

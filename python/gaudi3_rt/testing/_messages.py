@@ -7,6 +7,17 @@ users saw them: tgi-gaudi#93, optimum-habana#1426 and #1611, Model-References#10
 
 from __future__ import annotations
 
+
+class SimulatedError(RuntimeError):
+    """What a software HPU raises: a ``RuntimeError`` with the bridge's words, whose traceback says that nothing failed.
+
+    Attributes:
+        simulated: True.
+    """
+
+    simulated = True
+
+
 STATUS = {
     4: "Out of Device memory (OOM)",
     7: "Failed to submit Command-Submission",

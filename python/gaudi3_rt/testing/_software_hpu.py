@@ -139,18 +139,22 @@ class SoftwareHPU:
     def installed(self, index: int = 0) -> Iterator[SoftwareTorchHpu]:
         """Lets code that imports Habana's bridge run on this device while the block runs.
 
-        ``habana_frameworks.torch``, its ``hpu`` and ``core``, and ``torch.hpu`` are simulated ones, with the functions
-        of :class:`SoftwareTorchHpu` and ``core.mark_step``; what was there before comes back afterwards.
+        ``habana_frameworks.torch``, its ``hpu``, ``hpu.metrics`` and ``core``, and ``torch.hpu`` are simulated ones,
+        with the functions of :class:`SoftwareTorchHpu` and ``core.mark_step``; what was there before comes back
+        afterwards.
         """
         table = self.torch_hpu(index)
-        names = ["habana_frameworks", *(f"habana_frameworks.torch{part}" for part in ("", ".core", ".hpu"))]
+        names = [
+            "habana_frameworks",
+            *(f"habana_frameworks.torch{part}" for part in ("", ".core", ".hpu", ".hpu.metrics")),
+        ]
         root, bridge, core = (ModuleType(name, "Simulated.") for name in names[:3])
         core.mark_step = lambda _device="", sync=False: _mark_step(self.device(index), sync)  # type: ignore[attr-defined]
         root.torch, bridge.core, bridge.hpu = bridge, core, table  # type: ignore[attr-defined]
         before = {name: sys.modules.get(name) for name in names}
         attribute = torch.__dict__.get("hpu")
         try:
-            sys.modules.update(zip(names, (root, bridge, core, table), strict=True))  # type: ignore[arg-type]
+            sys.modules.update(zip(names, (root, bridge, core, table, table.metrics), strict=True))  # type: ignore[arg-type]
             torch.hpu = table  # type: ignore[attr-defined]
             yield table
         finally:

@@ -1,0 +1,72 @@
+"""Secrets in the command lines of holders, in variables and in specifications: none in anything that comes out."""
+
+import dataclasses
+import json
+import logging
+import sys
+
+import _habana_package
+import pytest
+from _secret_corpus import SECRETS
+
+from gaudi3_rt import device, doctor
+from gaudi3_rt.errors import Gaudi3RTError, HPUNotAvailableError
+from gaudi3_rt.testing import FakeClock, capture_events
+
+BUSY = "synStatus=20 [Device already acquired] Device acquire failed."
+
+
+@pytest.fixture
+def bridge(tmp_path, monkeypatch):
+    """A stand-in of Habana's bridge whose device somebody else has."""
+    folder = tmp_path / "packages"
+    _habana_package.make(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pyhlml", None)
+    monkeypatch.delenv("HABANA_VISIBLE_MODULES", raising=False)
+    monkeypatch.delenv("HLS_MODULE_ID", raising=False)
+    _habana_package.forget()
+    import habana_frameworks  # noqa: PLC0415 (it is made here)
+
+    habana_frameworks.STATE["errors"] = [RuntimeError(BUSY)] * 9
+    yield
+    _habana_package.forget()
+
+
+@pytest.mark.usefixtures("bridge")
+def test_command_lines_of_holders(host, caplog):
+    """As one argument, and as a name and its value: events, log, error, status of the device."""
+    node = host.add_hpu(0, 0)
+    for pid, (text, _) in enumerate(SECRETS, 1000):
+        host.add_process(pid, node, command=("python", "train.py", *text.split(" ")))
+    with (
+        caplog.at_level(logging.DEBUG),
+        capture_events() as captured,
+        pytest.raises(HPUNotAvailableError) as caught,
+        device.acquire("hpu:0", root=host.root, clock=FakeClock(), attempts=2),
+    ):
+        pytest.fail("somebody else has it")
+    (one,) = device.devices("hpu:0", root=host.root)
+    status = dataclasses.asdict(doctor.status_of(one, host.root))
+    said = [*map(str, captured), str(caught.value), json.dumps([caught.value.context, status])]
+    assert all("pid 1000" in text or '"pid": 1000' in text for text in said)
+    for text, secret in SECRETS:
+        assert not any(secret in one for one in [*said, caplog.text]), text
+
+
+@pytest.mark.parametrize(("text", "secret"), SECRETS)
+def test_values_that_are_refused(text, secret, host):
+    """Of variables and of specifications, also where the text is cut."""
+    host.add_hpu(0, 0)
+    environment = {"HLS_MODULE_ID": text, "LOG_LEVEL_ALL": "x" * 50 + " " + text, "PT_HPU_UNKNOWN": text}
+    said = [str(device.check_environment(environment))]
+    for call in (
+        lambda: device.devices(text),
+        lambda: device.devices(f"hpu:{text}"),
+        lambda: device.devices("hpu", root=host.root, environment=environment),
+    ):
+        with pytest.raises(Gaudi3RTError) as caught:
+            call()
+        said.append(str(caught.value))
+    assert not any(secret in one for one in said), said
