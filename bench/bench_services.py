@@ -12,14 +12,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
+import torch
+from bench_training import Trainer
 from harness import OURS, Lab, Rival, Row, Wanted
 
-from gaudi3_rt import log
+from gaudi3_rt import log, validation
 from gaudi3_rt._redact import redact
 from gaudi3_rt.events import Event, emit, subscribe
+from gaudi3_rt.memory import MemoryMonitor
 
 COUNT = 1000
 PLAIN = "plain logging"
+WITHOUT = "without services"
 TEXT = "epoch 3 done: loss 0.4512, lr 0.0003, grad norm 1.25, 1234 samples/s, checkpoint written to runs/a.pt"
 FIELDS = {"loss": 0.4512, "lr": 3e-4, "grad_norm": 1.25, "tokens_per_second": 123456.7, "phase": "train"}
 
@@ -97,3 +101,26 @@ def test_redaction(lab: Lab, what: str) -> None:
     """Of what has no secret, as almost everything."""
     value, wanted = (FIELDS, None) if what == "five fields" else (TEXT, 2.0)
     _row(lab, f"redaction of {what}", lambda: redact(value), wanted)
+
+
+def test_training_with_all_services(lab: Lab) -> None:
+    """A training step as it is, and with a log entry, an event, its batch validated, and memory watched each second."""
+    trainers = {who: Trainer(lab.scale, OURS) for who in (OURS, WITHOUT)}
+    logger = log.get_logger("bench")
+    with ExitStack() as stack:
+        stack.enter_context(log.configure_logging("json", "info", stream=Nowhere()))
+        stack.enter_context(subscribe(lambda _: None))
+        monitor = stack.enter_context(MemoryMonitor())
+
+        def step() -> None:
+            trainer = trainers[OURS]
+            validation.validate_tensor(trainer.tokens, shape=("batch", "length"), dtype=torch.int64)
+            trainer.step()
+            monitor.step()
+            emit(StepDone, step=monitor.steps, loss=0.5)
+            logger.info("step done", **FIELDS)
+
+        lab.benchmark.group = "services"
+        samples = lab.race({OURS: Rival(step), WITHOUT: Rival(trainers[WITHOUT].step)})
+    wanted = [Wanted("speed", 0.99, rival=WITHOUT)]
+    lab.rows.append(Row("training step, all services on", "", samples, rival=WITHOUT, wanted=wanted))

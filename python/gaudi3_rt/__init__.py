@@ -5,6 +5,7 @@ when they are first used, and what they need with them.
 """
 
 import importlib
+import logging
 from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ __all__ = [
     "validation",
 ]
 __version__ = version("gaudi3_rt")
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # what a library logs is written when it is asked for
 
 
 def __getattr__(name: str) -> ModuleType:

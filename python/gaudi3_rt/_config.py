@@ -12,6 +12,7 @@ DEBUG_VARIABLE = "GAUDI3_RT_DEBUG"
 KERNEL_PATH_VARIABLE = "GC_KERNEL_PATH"
 LOG_LEVEL_VARIABLE = "GAUDI3_RT_LOG_LEVEL"
 LOG_FORMAT_VARIABLE = "GAUDI3_RT_LOG_FORMAT"
+_LONGEST_COUNT = 9  # digits
 
 
 @functools.cache
@@ -79,8 +80,8 @@ def _count(variables: tuple[str, ...], default: int) -> int:
     for variable in variables:
         text = os.environ.get(variable)
         if text:
-            if not text.isdecimal():
-                msg = f"{variable}={text!r} has to be a number, 0 or more (or unset)"
+            if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT):
+                msg = f"{variable}={text[:40]!r} has to be a number, 0 or more (or unset)"
                 raise ValueError(msg)
             return int(text)
     return default
