@@ -203,6 +203,7 @@ def test_hostile_values():
             raise RuntimeError
 
     assert redact({"a": Hostile()}) == {"a": "<unreadable Hostile>"}
+    assert redact({"name": Hostile(), "value": 1}) == {"name": "<unreadable Hostile>", "value": 1}
     assert redact([BadMapping(x=1), 2])[1] == 2
     assert redact("\ud800 password=abcdefgh") == f"\ud800 password={MASK}"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # ASCII: the line is one line and valid in every encoding of a stream, also with lone surrogates and line separators.
-_encode = json.JSONEncoder(default=str, allow_nan=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(default=str, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 _encode_sorted = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":")).encode
 
 

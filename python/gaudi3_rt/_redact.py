@@ -16,7 +16,7 @@ from typing import Any
 
 from gaudi3_rt._secrets import MASK, is_secret_name, look_at_name, mask_text
 
-__all__ = ["MASK", "is_secret_name", "redact", "redact_short", "redact_text"]
+__all__ = ["MASK", "is_secret_name", "redact", "redact_fields", "redact_short", "redact_text"]
 
 # Bounds of one call. What is beyond them is left out, and the copy says so.
 MAX_DEPTH = 16
@@ -47,7 +47,12 @@ def redact(value: Any, name: str = "") -> Any:
         shape, without reading a device; other objects as their text. Cycles end in ``[cycle]``, and what exceeds the
         bounds of this module is left out and said to be. What an object raises when it is looked at goes no further.
     """
-    return _Walk().copy(value, name, 0)
+    return redact_text(value) if type(value) is str and not name else _Walk().copy(value, name, 0)
+
+
+def redact_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`redact` makes of fields that were put together for it, so that none leads back to them."""
+    return _Walk().mapping(fields, 1)
 
 
 def redact_text(text: str) -> str:
@@ -89,22 +94,24 @@ class _Walk:
         return self.values <= 0 or self.characters <= 0
 
     def copy(self, value: Any, name: str, depth: int) -> Any:
-        try:
-            return self._copy(value, name, depth)
-        except Exception:  # noqa: BLE001 (whatever a foreign object raises when it is looked at)
-            return f"<unreadable {type(value).__name__}>"
-
-    def _copy(self, value: Any, name: str, depth: int) -> Any:
-        if name and is_secret_name(name) and not _is_kept(value, name):
-            return MASK
-        self.values -= 1
         kind = type(value)
-        if kind is str:
-            return self._text(value)
-        if kind in _PLAIN:
-            return value if kind is not int or value.bit_length() <= MAX_INTEGER_BITS else _HUGE
-        if depth >= MAX_DEPTH or self.is_spent() or id(value) in self.inside:
-            return "[cycle]" if id(value) in self.inside else f"<{kind.__name__} left out>"
+        try:
+            if name and is_secret_name(name) and not _is_kept(value, name):
+                return MASK
+            self.values -= 1
+            if kind is str:
+                return self._text(value)
+            if kind in _PLAIN:
+                return value if kind is not int or value.bit_length() <= MAX_INTEGER_BITS else _HUGE
+            return self._copy(value, depth)
+        except Exception:  # noqa: BLE001 (whatever a foreign object raises when it is looked at)
+            return f"<unreadable {kind.__name__}>"
+
+    def _copy(self, value: Any, depth: int) -> Any:
+        if id(value) in self.inside:
+            return "[cycle]"
+        if depth >= MAX_DEPTH or self.is_spent():
+            return f"<{type(value).__name__} left out>"
         self.inside.add(id(value))
         try:
             return self._copy_object(value, depth + 1)
@@ -114,7 +121,7 @@ class _Walk:
     def _copy_object(self, value: Any, depth: int) -> Any:
         fields = value if type(value) is dict else _fields(value)
         if fields is not None:
-            return self._mapping(fields, depth)
+            return self.mapping(fields, depth)
         if isinstance(value, list | tuple | AbstractSet | deque | ValuesView):
             return self._items(value, depth)
         if isinstance(value, str | bytes | bytearray):
@@ -126,9 +133,11 @@ class _Walk:
         return self._other(value)
 
     def _text(self, text: str) -> str:
-        limit = min(MAX_TEXT, max(self.characters, 0))
+        left = self.characters
         self.characters -= len(text)
-        return mask_text(text) if len(text) <= limit else _bounded(text, limit)
+        if len(text) <= left and len(text) <= MAX_TEXT:
+            return mask_text(text)
+        return _bounded(text, min(MAX_TEXT, max(left, 0)))
 
     def _string(self, value: Any) -> Any:
         """Bytes, and subclasses of str: what they are, unless something has to be masked or cut."""
@@ -139,30 +148,28 @@ class _Walk:
         masked = self._text(text)
         return value if masked == text else masked
 
-    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
+    def mapping(self, value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
         copied: dict[Any, Any] = {}
         described = self._described(value) if _VALUE_FIELD in value else ""
         for key, item in islice(value.items(), MAX_ITEMS):
-            if self.is_spent():
+            if self.values <= 0 or self.characters <= 0:
                 break
-            shown, name = self._key(key, depth)
-            kind = type(item)
-            if not name and (kind is float or kind is bool):
+            shown, name = look_at_name(key) if type(key) is str and len(key) <= _LONGEST_KEY else self._key(key, depth)
+            if described and key == _VALUE_FIELD:
+                name = described
+            if type(item) is float and not name:  # most of what training logs
                 self.values -= 1
                 copied[shown] = item
             else:
-                copied[shown] = self.copy(item, described if described and key == _VALUE_FIELD else name, depth)
+                copied[shown] = self.copy(item, name, depth)
         if len(value) > len(copied):
             copied["..."] = f"{len(value) - len(copied)} more"
         return copied
 
     def _key(self, key: Any, depth: int) -> tuple[Any, str]:
-        """A key as it is shown, and its name if it is one of a secret."""
+        """An unusual key as it is shown, and its name."""
         if type(key) in _PLAIN:
             return key, ""
-        if type(key) is str and len(key) <= _LONGEST_KEY:
-            shown, is_secret = look_at_name(key)
-            return shown, key if is_secret else ""
         text = str(self.copy(key, "", depth))
         return text, text
 
@@ -170,7 +177,7 @@ class _Walk:
     def _described(value: Mapping[Any, Any]) -> str:
         """What ``{"name": ..., "value": ...}`` is the value of, as in a pod's list of environment variables."""
         found = next((value[name] for name in ("name", "key") if name in value), "")
-        return found if isinstance(found, str) else ""
+        return found if issubclass(type(found), str) else ""  # isinstance() asks an object, which may raise
 
     def _items(self, value: Any, depth: int) -> list[Any]:
         """Also ``("password", "x")`` of a list of headers, and ``["--password", "x"]`` of a command."""

@@ -71,11 +71,13 @@ class Form:
         triggers: a text that has none of these has no such secret; finding that out is all that most texts cost.
         mask: the text with such secrets masked.
         lower: triggers are looked for in the text's lower-case form.
+        named: triggers are parts of a name that ``:`` or ``=`` follows.
     """
 
     triggers: tuple[str, ...]
     mask: Callable[[str], str]
     lower: bool = False
+    named: bool = False
 
 
 def _replace(pattern: str, replacement: str | Callable[[re.Match[str]], str], flags: int = 0) -> Callable[[str], str]:
@@ -172,6 +174,7 @@ FORMS = (
             r"\b(?:proxy-)?authorization|(?:set-)?cookie", rf"{_QUOTES}\s*[:=]\s*", _REST_OF_LINE, re.IGNORECASE
         ),
         lower=True,
+        named=True,
     ),
     Form(("bearer",), _replace(r"(?i)\b(bearer\s+)(?=\S*\d|\S{24})[\w.~+/=-]{12,}", rf"\1{MASK}"), lower=True),
     Form(("basic",), _replace(r"(?i)\b(basic\s+)([\w+/]{8,}={0,2})", _mask_basic), lower=True),
@@ -179,6 +182,7 @@ FORMS = (
         ("pass", "pwd", "secret", "token", "key", "credential", "auth", "cookie", "conn", "dsn", "webhook"),
         _assignments(_NAME, rf"{_QUOTES}\s*(?:{_ANNOTATION}|=>|:=|==?|:)\s*", _VALUE),
         lower=True,
+        named=True,
     ),
     Form(("--",), _assignments(_OPTION, r"\s+(?!-)", _VALUE)),
     Form(
@@ -195,33 +199,44 @@ FORMS = (
     Form(("AKIA", "ASIA"), _replace(r"(?<![A-Za-z0-9])A[KS]IA[0-9A-Z]{16}(?![A-Za-z0-9])", MASK)),
     Form(_TOKEN_TRIGGERS, _replace(_TOKENS, MASK)),
 )
-# The first look has to be cheap, for most texts get no other: one pass for each trigger, less those that contain
-# another, and those with _ or - only where there is one.
+# The first look has to be cheap, for most texts get no other. It is at the lower-case form, and may see too much.
 _SHORTEST = 8
+_RARE = "_-=AJ"  # no small letters, which triggers that are looked for in lower case could have as capitals
 
 
-def _first_look(*, lower: bool) -> frozenset[str]:
-    triggers = {trigger for form in FORMS if form.lower is lower for trigger in form.triggers}
-    return frozenset(t for t in triggers if not any(other in t for other in triggers - {t}))
+def _triggers(*, named: bool) -> list[str]:
+    """All, less those that contain another."""
+    triggers = {trigger for form in FORMS if form.named is named for trigger in form.triggers}
+    return sorted(t for t in triggers if not any(other in t for other in triggers - {t}))
 
 
-_LOWER, _AS_IS = tuple(_first_look(lower=True)), _first_look(lower=False)
-_UNDERSCORED = tuple(t for t in _AS_IS if "_" in t)
-_DASHED = tuple(t for t in _AS_IS if "-" in t and "_" not in t)
-_OTHERS = tuple(_AS_IS - {*_UNDERSCORED, *_DASHED})
+def _by_rarity(triggers: list[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Triggers with the rare character that they have, or with none: texts without it need no look for them."""
+    rarity = {t: next((character for character in _RARE if character in t), "") for t in triggers}
+    return tuple((one, tuple(t.lower() for t in triggers if rarity[t] == one)) for one in ("", *_RARE))
+
+
+_ANYWHERE = _by_rarity(_triggers(named=False))
+# Goes on to the end of a name and its quotes also where neither : nor = follows: twice over them would be quadratic.
+_NAMED = re.compile(rf"""(?:{"|".join(_triggers(named=True))})[^\s:="'\\\]]*{_QUOTES}\s*([:=])?""")
+
+
+def _may_show_secret(text: str, lower: str) -> bool:
+    for rare, triggers in _ANYWHERE:
+        if rare in text:
+            for trigger in triggers:
+                if trigger in lower:
+                    return True
+    end = max(lower.rfind(":"), lower.rfind("=")) + 1
+    return end > 0 and any(_NAMED.findall(lower, 0, end))
 
 
 def mask_text(text: str) -> str:
     """The text with what looks like a secret masked; itself if nothing does."""
     if len(text) < _SHORTEST:
         return text
-    lower, has = text.lower(), text.__contains__
-    if not (
-        any(map(lower.__contains__, _LOWER))
-        or any(map(has, _OTHERS))
-        or ("_" in text and any(map(has, _UNDERSCORED)))
-        or ("-" in text and any(map(has, _DASHED)))
-    ):
+    lower = text.lower()
+    if not _may_show_secret(text, lower):
         return text
     for form in FORMS:
         if any(map((lower if form.lower else text).__contains__, form.triggers)):
@@ -230,6 +245,6 @@ def mask_text(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def look_at_name(name: str) -> tuple[str, bool]:
-    """A field's name as it is shown, and whether the field holds a secret."""
-    return mask_text(name), is_secret_name(name)
+def look_at_name(name: str) -> tuple[str, str]:
+    """A field's name as it is shown, and the name itself if it is one of a secret, else ""."""
+    return mask_text(name), name if is_secret_name(name) else ""

@@ -102,6 +102,7 @@ def test_level():
         ({}, {"RANK": "first"}, "RANK='first' has to be a number"),
         ({"max_bytes": 10, "backup_count": 0}, {}, "max_bytes=10, backup_count=0"),
         ({"max_bytes": -1}, {}, "max_bytes=-1"),
+        ({"max_bytes": "5"}, {}, "max_bytes='5'"),
     ],
 )
 def test_wrong_values_change_nothing(options, environment, message, monkeypatch):

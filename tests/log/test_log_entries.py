@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import itertools
 import json
 import logging
 import threading
@@ -14,7 +15,12 @@ from hypothesis import strategies as st
 
 from gaudi3_rt import log
 from gaudi3_rt._redact import MAX_CHARACTERS
-from gaudi3_rt.errors import Gaudi3RTError, HPUNotAvailableError, InvalidConfigurationError
+from gaudi3_rt.errors import (
+    Gaudi3RTError,
+    HPUNotAvailableError,
+    InvalidConfigurationError,
+    ParameterValidationError,
+)
 
 PLANTED = "zq81-Hunter.22"
 own = logging.getLogger("gaudi3_rt.test")
@@ -311,6 +317,32 @@ def test_operation_around_async_functions():
     assert said[:3] == [("inside", "fetch", None, 0), ("inside", "fetch", None, 1), ("both wait", None, None, None)]
     for value in range(2):
         assert said[3 + 2 * value :][:2] == [("after waiting", "fetch", None, value), ("fetch", "fetch", "ok", value)]
+
+
+def test_operation_used_again_and_in_itself():
+    """One object serves any number of blocks, one after another and one in another."""
+    work = log.operation("work", clock=itertools.count().__next__)
+    with logged() as lines:
+        with work as outer, work as inner:
+            outer["which"], inner["which"] = "outer", "inner"
+        with work as last:
+            last["which"] = "last"
+    ended = [(e["which"], e["duration_seconds"]) for e in lines.entries if e["status"] == "ok"]
+    assert ended == [("inner", 1), ("outer", 3), ("last", 1)]
+
+
+def test_operation_on_generators():
+    """What would time the creation of a generator is refused."""
+
+    def plain():
+        yield
+
+    async def asynchronous():
+        yield
+
+    for function in (plain, asynchronous):
+        with pytest.raises(ParameterValidationError, match=f"{function.__name__}.* around the loop that consumes it"):
+            log.operation("work")(function)
 
 
 def test_operation_with_a_wrong_level():

@@ -165,8 +165,12 @@ def configure_logging(
     global _active  # noqa: PLW0603 (one at a time)
     number = _level(level)
     chosen = _format(format)
-    if max_bytes < 0 or backup_count < 0 or (max_bytes > 0 and backup_count == 0):
-        msg = f"max_bytes={max_bytes}, backup_count={backup_count}: give both above 0, or max_bytes=0 for no rotation"
+    are_counts = all(isinstance(count, int) and count >= 0 for count in (max_bytes, backup_count))
+    if not are_counts or (max_bytes > 0 and backup_count == 0):
+        msg = (
+            f"max_bytes={max_bytes!r}, backup_count={backup_count!r}: give whole numbers above 0, or max_bytes=0 for "
+            "no rotation"
+        )
         raise InvalidConfigurationError(msg)
     try:
         rank, several = _config.rank(), _config.world_size() > 1
@@ -206,7 +210,11 @@ def get_logger(name: str, **fields: Any) -> BoundLogger:
 
     Raises:
         MissingConfigurationError: structlog is not installed.
+        InvalidConfigurationError: the name is that of the root logger, which ``capture_foreign`` takes over.
     """
+    if logging.getLogger(name) is logging.getLogger():
+        msg = f"get_logger({name!r}) is the root logger; name your module or program, as in get_logger(__name__)"
+        raise InvalidConfigurationError(msg)
     logger: BoundLogger = _renderer().bound_logger(name, fields)
     if name != OWN and not name.startswith(f"{OWN}."):
         _names.add(name)

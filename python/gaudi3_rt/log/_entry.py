@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import traceback
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
-from gaudi3_rt._redact import redact, redact_short, redact_text
+from gaudi3_rt._redact import redact, redact_fields, redact_short, redact_text
 from gaudi3_rt.errors import Gaudi3RTError
 from gaudi3_rt.log._context import context
 
@@ -48,17 +49,15 @@ class EntryMaker:
         message = _message(record)
         # Texts that recur, as those of entries with fields do, are looked at once.
         entry["event"] = redact_short(message) if len(message) <= _SHORT else redact_text(message)
-        for name, value in redact(fields).items():
-            if name == "step":
-                entry["step"] = value
-            else:
-                entry[f"fields.{name}" if name in entry else name] = value
+        shown = redact_fields(fields)
+        entry["step"] = shown.pop("step", None)
+        for name, value in shown.items():
+            entry[f"fields.{name}" if name in entry else name] = value
         return entry
 
     def _always(self, record: logging.LogRecord) -> Entry:
-        when = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="microseconds")
         return {
-            "timestamp": f"{when[:-6]}Z",
+            "timestamp": _timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": redact_short(record.name),
             "event": "",
@@ -70,6 +69,18 @@ class EntryMaker:
     def without_content(self, record: logging.LogRecord, error: Exception) -> Entry:
         """What is left of an entry whose content raised."""
         return {**self._always(record), "event": redact(record.msg), "log_error": redact(error)}
+
+
+def _timestamp(seconds: float) -> str:
+    """In UTC, of seconds since 1970, to the nearest microsecond."""
+    second = int(seconds)
+    more, microseconds = divmod(round((seconds - second) * 1_000_000), 1_000_000)
+    return f"{_second(second + more)}.{microseconds:06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None).isoformat()
 
 
 def describe_error(error: BaseException) -> Entry:

@@ -35,6 +35,18 @@ class StreamSink(logging.StreamHandler[TextIO]):
     def stream(self, _: TextIO) -> None:
         """What :class:`logging.StreamHandler` sets is what was given."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes an entry; the original asks four times which stream it is."""
+        try:
+            stream = self.stream
+            stream.write(self.format(record) + self.terminator)
+            if hasattr(stream, "flush"):
+                stream.flush()
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001 (whatever a stream raises)
+            self.handleError(record)
+
     def is_terminal(self) -> bool:
         """Whether people look at it; a daemon has no standard error at all."""
         return self.stream is not None and self.stream.isatty()

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
+from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.log._context import bind
 from gaudi3_rt.log._entry import FIELDS
 from gaudi3_rt.log._levels import level_number
@@ -22,22 +23,35 @@ _Block = AbstractContextManager[dict[str, Any]]
 
 
 class Operation:
-    """What :func:`operation` returns: for one ``with``, or for any number of calls as a decorator."""
+    """What :func:`operation` returns: for any number of ``with``, of one thread or task, or of calls as a decorator."""
 
     def __init__(self, begin: Callable[[], _Block]) -> None:
         self._begin = begin
-        self._block = begin()
+        self._blocks: list[_Block] = []
 
     def __enter__(self) -> dict[str, Any]:
-        return self._block.__enter__()
+        block = self._begin()
+        found = block.__enter__()
+        self._blocks.append(block)
+        return found
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool | None:
-        return self._block.__exit__(kind, error, tb)
+        return self._blocks.pop().__exit__(kind, error, tb)
 
     def __call__(self, function: _Function) -> _Function:
-        """Decorates a plain or an async function, of which the time until its result is logged."""
+        """Decorates a plain or an async function, of which the time until its result is logged.
+
+        Raises:
+            ParameterValidationError: the function is a generator, whose call ends before its body begins.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            msg = (
+                f"@operation(...) on the generator function {function.__qualname__} would time its creation only; "
+                "write `with operation(...)` around the loop that consumes it"
+            )
+            raise ParameterValidationError(msg)
         logged: Any
         if inspect.iscoroutinefunction(function):
 

@@ -12,6 +12,7 @@ from structlog.stdlib import BoundLogger
 from gaudi3_rt._json import json_line
 from gaudi3_rt.log._entry import FIELDS, Entry, EntryMaker
 
+_OPTIONS = frozenset({"exc_info", "stack_info", "stacklevel"})  # of a call of logging
 _MILLISECONDS = len("2026-01-01T00:00:00.000")
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in {9, 10}}
 
@@ -73,22 +74,21 @@ def _harmless(text: str) -> str:
     return text.translate(_CONTROLS).replace("\n", "\n    ")
 
 
+class Logger(BoundLogger):
+    """A logger of structlog whose entries go to :mod:`logging` as they are, whatever structlog is configured to do.
+
+    Its fields are one attribute of a record, so that their names do not clash with the record's own. What there is to
+    process is done for all records alike, by :class:`EntryFormatter`.
+    """
+
+    def _proxy_to_logger(self, method_name: str, event: Any = None, *args: Any, **fields: Any) -> None:
+        if self._context:
+            fields = {**self._context, **fields}
+        options = {} if _OPTIONS.isdisjoint(fields) else {name: fields.pop(name) for name in _OPTIONS & fields.keys()}
+        message = "" if event is None else event
+        getattr(self._logger, method_name)(message, *args, extra={FIELDS: fields}, **options)
+
+
 def bound_logger(name: str, fields: dict[str, Any]) -> BoundLogger:
-    """A logger of structlog in front of one of :mod:`logging`, apart from what structlog is configured to do."""
-    lazy = structlog.wrap_logger(
-        logging.getLogger(name),
-        processors=[structlog.stdlib.filter_by_level, _to_record],
-        wrapper_class=BoundLogger,
-        context_class=dict,
-        **fields,
-    )
-    logger: BoundLogger = lazy.bind()  # made once, not at every call
-    return logger
-
-
-def _to_record(_logger: Any, _method: str, event: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """An entry as arguments of a logger of :mod:`logging`; its fields under one name, so that none clashes."""
-    message = event.pop("event", "")
-    args = event.pop("positional_args", ())
-    options = {name: event.pop(name) for name in ("exc_info", "stack_info", "stacklevel") if name in event}
-    return (message, *args), {"extra": {FIELDS: event}, **options}
+    """A logger of structlog in front of one of :mod:`logging`."""
+    return Logger(logging.getLogger(name), [], fields)
