@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import random
+import signal
 import stat
 import subprocess
 import sys
@@ -242,6 +243,29 @@ def test_symbolic_links_are_refused(path, tmp_path):
     path.symlink_to(tmp_path / "target")
     with pytest.raises(OSError, match="symbolic"):
         AuditLog(path)
+
+
+def test_a_signal_handler_is_not_left_waiting(path, monkeypatch):
+    """For what it interrupted; that goes on, and so does the log."""
+    refused = []
+
+    def handler(*_):
+        for call in (lambda: log.append("preempted"), log.head):
+            with pytest.raises(RuntimeError, match="signal handler interrupted; set a flag"):
+                call()
+            refused.append(call)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        log = AuditLog(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(_log.os, "fsync", lambda _: signal.raise_signal(signal.SIGUSR1))
+            log.append("step")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(refused) == 2
+    log.append("preempted")
+    assert (verify(path).ok, verify(path).records) == (True, 2)
 
 
 def test_a_full_disk(path, monkeypatch):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gaudi3_rt.config import json_schema, load
 from gaudi3_rt.config._load import examine
+from gaudi3_rt.config._sources import _leaves, _lines_of_json
 from gaudi3_rt.config._yaml import YamlError, parse
 from gaudi3_rt.errors import ConfigurationError
 
@@ -27,6 +28,26 @@ def test_json_is_yaml(document):
     except YamlError as error:
         refusal = str(error)
     assert ("merge keys" in refusal and "<<" in text) if refusal else found == document
+
+
+AWKWARD = st.text('ab"\\:{}[], \n', max_size=6)
+
+
+@examples(100)
+@given(
+    st.dictionaries(
+        AWKWARD,
+        st.recursive(
+            AWKWARD | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(AWKWARD, inner), max_leaves=8
+        ),
+    ),
+    st.sampled_from([None, 0, 3]),
+)
+def test_lines_of_json_are_those_of_yaml(document, indent):
+    """Of each setting, by a reader that only looks for keys and ends of lines."""
+    text = json.dumps(document, indent=indent)
+    lines, (_, wanted) = _lines_of_json(text), parse(text)
+    assert {path: lines[path] for path, _ in _leaves(document)} == {path: wanted[path] for path, _ in _leaves(document)}
 
 
 @examples(60)

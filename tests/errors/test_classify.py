@@ -1,10 +1,12 @@
 """The classifier against messages that were really seen: each row is reached, and nothing harmless is an error."""
 
 import asyncio
+import builtins
 import errno
 import inspect
 import json
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,57 @@ def test_causes_are_asked_when_the_exception_says_nothing():
     assert errors.classify(raised("from")).row == "disk_full"
     assert errors.classify(raised("context")).row == "disk_full"
     assert not errors.classify(raised("none")).recognized
+
+
+class _BackportGroupError(Exception):
+    """A group as the package exceptiongroup has them for Python 3.10."""
+
+    def __init__(self, message, exceptions):
+        super().__init__(message, exceptions)
+        self.exceptions = tuple(exceptions)
+
+
+_BackportGroupError.__module__, _BackportGroupError.__qualname__ = "exceptiongroup", "BaseExceptionGroup"
+GROUPS = [kind for kind in (getattr(builtins, "ExceptionGroup", None), _BackportGroupError) if kind]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_means_its_most_telling_member(group):
+    """What does not pass, before what does; what others follow from, before these; a retry has to help all of them."""
+    full, reset, bug = OSError(errno.ENOSPC, "full"), ConnectionResetError(), KeyError("lr")
+    ours = errors.CheckpointCorruptError("step-7 is damaged")
+    lost = RuntimeError("gloo/transport/tcp/pair.cc:1 Connection reset by peer")
+    for members, wanted, retryable in (
+        ([reset, full], (5002, "disk_full"), False),
+        ([lost, full], (5002, "disk_full"), False),
+        ([full, ours], (7001, ""), False),
+        ([RuntimeError("hcclSocketError"), ssl.SSLCertVerificationError()], (6000, "certificate"), False),
+        ([reset, TimeoutError()], (6001, "connection"), True),
+        ([reset, bug], (6001, "connection"), False),
+        ([bug, group("inner", [bug, group("innermost", [full])])], (5002, "disk_full"), False),
+    ):
+        found = errors.classify(group("unhandled errors in a TaskGroup", members))
+        assert (found.code, found.row, found.retryable) == (*wanted, retryable)
+    assert errors.classify(group("x", [reset, full, OSError(errno.ENOSPC, "b")])).matched == "OSError: [Errno 28] full"
+    assert not errors.classify(group("Connection reset by peer", [bug])).recognized
+    assert "member: OSError: [Errno 28] full" in errors.from_exception(group("x", [reset, full])).describe()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_among_causes(group):
+    """They are asked like other causes; a member that is raised again while its group is handled ends the search."""
+    outer, bug = RuntimeError("outer"), KeyError("lr")
+    outer.__cause__ = group("inner", [bug, OSError(errno.ENOSPC, "full")])
+    assert errors.classify(outer).row == "disk_full"
+    bug.__context__ = group("x", [bug])  # as "raise caught.exceptions[0]" sets it
+    assert not errors.classify(bug).recognized
+    deep = OSError(errno.ENOSPC, "full")
+    for _ in range(2000):
+        deep = group("z", [deep])
+    assert not errors.classify(deep).recognized
+    failed = group("y", [bug])
+    failed.__context__ = OSError(errno.ENOSPC, "full")
+    assert errors.classify(failed).row == "disk_full"
 
 
 def test_our_errors_are_known_as_objects_and_as_text():

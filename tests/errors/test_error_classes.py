@@ -268,6 +268,28 @@ def test_reading():
     ]
 
 
+def test_reading_of_a_table():
+    """A fact of several lines stays one, of bounded size; everything else is in one line, and says if it is cut."""
+    table = "who    bytes\n------ -----\n\nparams    12  \n"
+    facts = {"report": table, "rows": "\n".join(map(str, range(25))), "long": "x" * 400, "two\nlines": 1}
+    failed = errors.InsufficientMemoryError("full", context=facts, suggestions=())
+    failed.__cause__ = RuntimeError("one\ntwo " + "y" * 400)
+    assert failed.describe().splitlines()[1:] == [
+        "  report:",
+        "    who    bytes",
+        "    ------ -----",
+        "",
+        "    params    12",
+        "  rows:",
+        *(f"    {n}" for n in range(20)),
+        "    ... (5 more lines)",
+        f"  long: {'x' * 300}...",
+        "  two lines: 1",
+        f"  caused by RuntimeError: one two {'y' * 292}...",
+        "  try again: does not help without a change",
+    ]
+
+
 def test_arguments_are_value_errors():
     """What is wrong with an argument can be caught as Python's own functions raise it."""
     assert issubclass(errors.ParameterValidationError, ValueError)

@@ -30,6 +30,40 @@ NO_MEMORY = 'raise RuntimeError("[Rank:0] FATAL ERROR :: MODULE:PT_DEVMEM Alloca
 BAD_CONFIGURATION = 'raise errors.InvalidConfigurationError("batch_size is -1; it has to be positive")'
 
 
+# Runs scripts, each as the main module of a process of its own; torch is imported before these are forked, once.
+FORKS = """
+import json, os, runpy, sys
+import gaudi3_rt.errors
+ended = []
+for path in sys.argv[1:]:
+    with open(path + ".printed", "w") as printed:
+        child = os.fork()
+        if child == 0:
+            os.dup2(printed.fileno(), 1)
+            os.dup2(printed.fileno(), 2)
+            break
+    ended.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    print(json.dumps(ended))
+    sys.exit()
+runpy.run_path(path, run_name="__main__")
+"""
+
+
+def python(folder, *arguments):
+    """A process that torchrun did not start, in a folder."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHELASTIC", "RANK", "PYTEST"))}
+    return subprocess.run(  # noqa: S603 (our own code)
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
+        timeout=300,
+    )
+
+
 @pytest.fixture
 def run(tmp_path):
     """Runs the script in a process of its own: its status and what it printed."""
@@ -37,16 +71,7 @@ def run(tmp_path):
     def run(failure, *launcher):
         script = tmp_path / "train.py"
         script.write_text(SCRIPT.format(failure=failure), encoding="utf-8")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHELASTIC", "RANK", "PYTEST"))}
-        done = subprocess.run(  # noqa: S603 (our own code)
-            [sys.executable, *launcher, str(script)],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-            env={**environment, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
-            timeout=300,
-        )
+        done = python(tmp_path, *launcher, str(script))
         return done.returncode, done.stdout + done.stderr
 
     return run
@@ -80,20 +105,33 @@ def test_torchrun_lists_the_status_of_a_configuration_error(run):
     assert "InvalidConfigurationError, error 1001" in text
 
 
-@pytest.mark.parametrize(
-    ("failure", "status"),
-    [
-        (BAD_CONFIGURATION, 78),
-        ('raise AssertionError("Unknown backend type hccl")', 78),
-        (NO_MEMORY, 1),
-        ('raise KeyError("x")', 1),
-        ("sys.exit(75)", 75),
-        ("pass", 0),
-    ],
-)
-def test_status_without_torchrun(run, failure, status):
+STATUSES = {
+    BAD_CONFIGURATION: 78,
+    'raise AssertionError("Unknown backend type hccl")': 78,
+    NO_MEMORY: 1,
+    'raise KeyError("x")': 1,
+    "sys.exit(75)": 75,
+    "pass": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """How the script ended with each failure: its status and what it printed."""
+    folder = tmp_path_factory.mktemp("scripts")
+    scripts = [folder / f"{n}.py" for n in range(len(STATUSES))]
+    for script, failure in zip(scripts, STATUSES, strict=True):
+        script.write_text(SCRIPT.format(failure=failure), encoding="utf-8")
+    done = python(folder, "-c", FORKS, *map(str, scripts))
+    assert done.returncode == 0, done.stderr
+    printed = [Path(f"{script}.printed").read_text(encoding="utf-8") for script in scripts]
+    return dict(zip(STATUSES, zip(json.loads(done.stdout), printed, strict=True), strict=True))
+
+
+@pytest.mark.parametrize(("failure", "status"), STATUSES.items())
+def test_status_without_torchrun(ended, failure, status):
     """78 for what needs another configuration, known by class or by text; others as ever."""
-    found, text = run(failure)
+    found, text = ended[failure]
     assert found == status, text
     assert text.count("Traceback (most recent call last)") == (1 if "raise" in failure else 0)
     assert ("error 9001 (unknown)" in text) == ("KeyError" in failure)

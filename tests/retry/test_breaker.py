@@ -1,13 +1,14 @@
 """The circuit breaker: when it opens, and that exactly one call finds out whether the service is back."""
 
 import asyncio
+import signal
 import threading
 
 import pytest
 from _retry_clock import FakeClock
 
 from gaudi3_rt import errors, events
-from gaudi3_rt.retry import BreakerState, CircuitBreaker, RetryPolicy, execute_with_retry
+from gaudi3_rt.retry import BreakerState, CircuitBreaker, RetryBudget, RetryPolicy, execute_with_retry
 
 
 @pytest.fixture
@@ -203,6 +204,36 @@ def test_late_result_of_an_old_call(breaker, clock):
     assert breaker.state is BreakerState.OPEN
     clock.now += 10
     assert breaker.state is BreakerState.HALF_OPEN
+
+
+def test_a_signal_handler_may_call():
+    """Also while its own thread looks at the clock, with the lock held."""
+    seen = []
+
+    class Signalling(FakeClock):
+        def monotonic(self):
+            if not seen:
+                seen.append("inside")
+                signal.raise_signal(signal.SIGUSR1)
+            return super().monotonic()
+
+    def handler(*_):
+        seen.append((breaker.state, budget.spend(OSError)))
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        clock = Signalling()
+        breaker, budget = CircuitBreaker(1, 10, clock=clock), RetryBudget(4, clock=clock)
+        fail(breaker, 1)
+        seen.clear()
+        budget.spend(OSError)
+        assert seen == ["inside", (BreakerState.OPEN, True)]
+        seen.clear()
+        assert breaker.state is BreakerState.OPEN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == ["inside", (BreakerState.OPEN, True)]
+    assert budget.left(OSError) == 0
 
 
 def test_only_named_failures_count(clock):

@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from _fuzz import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaudi3_rt.errors import DataValidationError
+from gaudi3_rt.errors import DataValidationError, ParameterValidationError
 from gaudi3_rt.validation import TensorSpec, _tensors, validate_batch, validate_tensor
 
 
@@ -125,6 +126,20 @@ def batch(n=2, length=3, **other):
     """A batch of SPECS."""
     tokens, mask = torch.zeros(n, length, dtype=torch.int64), torch.ones(n, length, dtype=torch.bool)
     return {"tokens": tokens, "mask": mask, "weights": torch.ones(n), **other}
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("shape", 3), ("shape", "batch"), ("shape", (2.5,)), ("dtype", "float32"), ("dtype", [torch.int8, "int8"]),
+     ("device", "gpu"), ("device", "hpu:x")],
+)  # fmt: skip
+def test_what_no_tensor_can_be(field, wrong):
+    """Is a mistake of who describes it, not of the tensor."""
+    with pytest.raises(ParameterValidationError, match=rf"{field}=.*: must be (a|one) ") as excinfo:
+        validate_tensor(torch.zeros(2), "x", **{field: wrong})
+    assert excinfo.value.context == {"field": field}
+    assert fault(torch.zeros(2, 3), shape=torch.zeros(2, 3).shape, device=torch.device("cpu")) is None
+    assert fault(torch.zeros(2), shape=[np.int64(2)], dtype={torch.float32}) is None
 
 
 def test_batch():

@@ -189,6 +189,9 @@ def test_schemes():
     assert refused(DataValidator(schemes={"s3", "https"}).url, "s3://bucket/key") is None
     with pytest.raises(ParameterValidationError, match=r"schemes='https': must be a collection"):
         DataValidator(schemes="https")
+    assert refused(DataValidator().url, "HTTPS://example.org") is None
+    with pytest.raises(ParameterValidationError, match=r"schemes=\('HTTPS',\): must be in lower case"):
+        DataValidator(schemes=("HTTPS",))
 
 
 BLOCKED = [

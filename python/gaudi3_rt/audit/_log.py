@@ -36,6 +36,9 @@ class AuditLog:
     the end is verified. A last line whose writing was cut off by a crash stays as it is: a record ``audit.torn_line``
     with the length and hash of what is there ends it, and the chain goes on from the record before.
 
+    A signal handler that comes while its own thread writes a record cannot write one: set a flag there, and write it
+    outside of the handler.
+
     Args:
         path: of the file. Its folder has to exist.
         actor: who acts, if a record does not say; the user that this process runs as, if left out.
@@ -52,7 +55,8 @@ class AuditLog:
         self.path = Path(path).absolute()
         self.actor = actor or _user()
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_held = False
         _all_logs.add(self)
         self._link = Link()
         self._end: tuple[int, int] | None = None  # inode and length at the last look
@@ -74,6 +78,7 @@ class AuditLog:
             DataValidationError: the file is not what was written, or was cut off.
             InsufficientStorageError: the file system is full; what was written of the record is a torn line.
             OSError: it cannot be written for another reason.
+            RuntimeError: a signal handler interrupted a call of this log in the same thread.
         """
         content = (redact_text(actor or self.actor), redact_text(event), redact(fields))
         with self._locked() as descriptor:
@@ -86,6 +91,7 @@ class AuditLog:
 
         Raises:
             DataValidationError: the file is not what was written, or was cut off.
+            RuntimeError: as for :meth:`append`.
         """
         with self._locked() as descriptor:
             self._catch_up(descriptor)
@@ -104,9 +110,13 @@ class AuditLog:
     def _locked(self) -> Iterator[int]:
         """The file, newly opened and locked; a child forked meanwhile has it, too, so closing does not unlock it."""
         with self._lock:
+            if self._is_held:  # only by this thread: waiting for the lock of the file would never end
+                message = f"audit log {self.path} is being written by what this signal handler interrupted; set a flag"
+                raise RuntimeError(message)
             is_first = self._end is None  # later a file that is missing is not made again
             descriptor = os.open(self.path, _FLAGS | (os.O_CREAT if is_first else 0), _MODE)
             try:
+                self._is_held = True
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if is_first:
                     _sync_folder(self.path.parent)
@@ -115,6 +125,7 @@ class AuditLog:
                 with contextlib.suppress(OSError):
                     fcntl.flock(descriptor, fcntl.LOCK_UN)
                 os.close(descriptor)
+                self._is_held = False
 
     def _catch_up(self, descriptor: int) -> None:
         """Verifies what was written since the last look, and ends a line that is torn."""
@@ -172,7 +183,7 @@ _all_logs: weakref.WeakSet[AuditLog] = weakref.WeakSet()
 def _after_fork() -> None:
     """A lock may be held by a thread that the child does not have; what it was writing, the child finds in the file."""
     for log in _all_logs:
-        log._lock = threading.Lock()
+        log._lock, log._is_held = threading.RLock(), False
 
 
 os.register_at_fork(after_in_child=_after_fork)

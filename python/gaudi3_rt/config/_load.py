@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def load(
 
     Raises:
         MissingConfigurationError: the file does not exist, or values are needed that were given nowhere.
-        InvalidConfigurationError: all that is wrong, each with its place and origin; also in
+        InvalidConfigurationError: what is wrong (up to 100 entries), each with its place and origin; also in
             ``context["problems"]``.
     """
     done = examine(path, environ=environ, assignments=assignments, root=root, values=values)
@@ -109,11 +110,12 @@ def examine(
             merged.put(one)
     merged.name_optimizer()
     config, found = merged.check(None if root is None else Path(root))
-    found = [replace(one, origin=merged.origin(one.path)) for one in found]
+    given = {path_text(key): setting.origin for key, setting in merged.settings.items()}
+    found = [replace(one, origin=_origin(one.path, given)) for one in found]
     if file is not None:
         secret = any(one.message == LEAK and (one.origin or "").startswith("file") for one in found)
         found += examine_file(os.fspath(path or ""), file.mode, holds_secret=secret)
-    origins = {} if config is None else {where: merged.origin(where) or DEFAULT for where in _paths(config)}
+    origins = {} if config is None else {where: _origin(where, given) or DEFAULT for where in _paths(config)}
     return Examined(config, origins, [*merged.findings, *found])
 
 
@@ -131,8 +133,9 @@ class _Merged:
         node = self.tree
         for depth, name in enumerate(sections, 1):
             if node.get(name) is None:
+                if name in node:
+                    self._forget(tuple(sections[:depth]))
                 node[name] = {}
-                self._forget(tuple(sections[:depth]))
             elif isinstance(node[name], Section):
                 node[name] = node[name].model_dump(exclude_unset=True)
             if not isinstance(node[name], dict):
@@ -147,8 +150,9 @@ class _Merged:
         ):  # a section without a key changes none, so that all in it have their own origins
             node[key] = {} if node.get(key) is None else node[key]
             return
+        if key in node:  # what is new has no settings to be looked for among all others
+            self._forget(setting.path)
         node[key] = setting.value
-        self._forget(setting.path)
         self.settings[setting.path] = setting
 
     def _forget(self, section: tuple[str, ...]) -> None:
@@ -175,16 +179,16 @@ class _Merged:
                 node[path[-1]] = setting.text
         return check(TrainingConfig, self.tree, root)
 
-    def origin(self, path: str) -> str | None:
-        """Where a value, or the section it was given with, or the first value in it, comes from."""
-        origins = {path_text(key): setting.origin for key, setting in self.settings.items()}
-        if not path:
-            return None
-        plain = path.partition("[")[0]
-        parts = plain.split(".")
-        above = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-        below = (key for key in origins if key.startswith(f"{plain}."))
-        return next((origins[key] for key in (*above, *below) if key in origins), None)
+
+def _origin(path: str, origins: Mapping[str, str]) -> str | None:
+    """Where a value, or the section it was given with, or the first value in it, comes from."""
+    if not path:
+        return None
+    plain = path.partition("[")[0]
+    parts = plain.split(".")
+    above = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    below = (key for key in origins if key.startswith(f"{plain}."))
+    return next((origins[key] for key in chain([path], above, below) if key in origins), None)
 
 
 def _paths(config: Section, prefix: str = "") -> list[str]:

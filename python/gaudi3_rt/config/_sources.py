@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,6 +70,9 @@ def read_file(path: str | os.PathLike[str]) -> File:
     try:
         text, mode = _read(file)
         tree, lines = parsers[file.suffix](text)
+        if tree is None:
+            tree = {}
+        leaves = list(_leaves(tree)) if isinstance(tree, dict) else []
     except FileNotFoundError as error:
         msg = f"{file}: there is no such file"
         raise MissingConfigurationError(msg) from error
@@ -76,8 +80,6 @@ def read_file(path: str | os.PathLike[str]) -> File:
         why = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "strerror", None) or error
         msg = f"{file}: {why}"
         raise InvalidConfigurationError(msg) from error
-    if tree is None:
-        tree = {}
     if not isinstance(tree, dict):
         msg = f"{file}: holds {type(tree).__name__}; a configuration is a mapping of keys to values"
         raise InvalidConfigurationError(msg)
@@ -85,7 +87,7 @@ def read_file(path: str | os.PathLike[str]) -> File:
     def origin(path: tuple[str, ...]) -> str:
         return f"file {file}:{lines[path]}" if path in lines else f"file {file}"
 
-    return File([Setting(path, value, origin(path)) for path, value in _leaves(tree)], mode)
+    return File([Setting(path, value, origin(path)) for path, value in leaves], mode)
 
 
 def environment_settings(environ: Mapping[str, str]) -> Iterator[Setting | Finding]:
@@ -169,11 +171,30 @@ def _parse_json(text: str) -> Parsed:
     except json.JSONDecodeError as error:
         msg = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise ValueError(msg) from None
-    try:
-        _, lines = parse(text)  # YAML takes nearly all of JSON, and knows its lines; the values are JSON's
-    except YamlError:
-        lines = {}
-    return tree, lines
+    return tree, _lines_of_json(text)
+
+
+# Texts, with the colon that makes one a key; what opens and closes; ends of lines, which no text of JSON has in it.
+_JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"(?=\s*(:?))|[{}\n]')
+
+
+def _lines_of_json(text: str) -> dict[tuple[str, ...], int]:
+    """The line of each key, by path, in a text that is known to be JSON."""
+    lines: dict[tuple[str, ...], int] = {}
+    keys: list[str] = []  # of each open object the key that it has got to
+    line = 1
+    for token in _JSON_TOKEN.finditer(text):
+        match token[0]:
+            case "\n":
+                line += 1
+            case "{":
+                keys.append("")
+            case "}":
+                keys.pop()
+            case key if token[1]:
+                keys[-1] = json.loads(key)
+                lines[tuple(keys)] = line
+    return lines
 
 
 def _parse_toml(text: str) -> Parsed:

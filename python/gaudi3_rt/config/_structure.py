@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -71,14 +72,19 @@ _ALLOWED = {
     "too_long": "a list of {max_length}",
     "too_short": "a list of {min_length}",
 }
+_MOST = 100  # findings: somebody else's file may have thousands of unknown keys
 _YAML_1_1_BOOLEAN = re.compile(r"(?i)(y|yes|n|no|on|off)")
 _ALMOST_A_NUMBER = re.compile(r"[-+]?[\d_:.]*\d(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def findings(error: ValidationError, kind: type[Section]) -> list[Finding]:
-    """One finding for each value that is wrong; alternatives of one value are put together."""
+    """One finding for each value that is wrong, up to a number; alternatives of one value are put together."""
     by_path: dict[str, Finding] = {}
     for one in error.errors(include_url=False):
+        if len(by_path) == _MOST:
+            message = f"there are more problems; the first {_MOST} are listed"
+            by_path[""] = Finding(path="", message=message, kind="structure", severity="error")
+            break
         found = _finding(one, kind)
         before = by_path.get(found.path)
         by_path[found.path] = found if before is None else _either(before, found)
@@ -162,17 +168,19 @@ def _meant(path: Path, section: type[Section], kind: type[Section]) -> str:
 
 
 def _elsewhere(key: str) -> str | None:
-    if key.lower() in OTHER_NAMES:
-        return OTHER_NAMES[key.lower()]
-    if key in TrainingConfig.model_fields:
-        return key
-    return next((f"{name}.{key}" for name, fields in _fields_of_sections() if key in fields), None)
+    """The path of a key that is written nearly so in another section, or by another library."""
+    paths = _paths_by_key()
+    near = difflib.get_close_matches(key.lower(), paths, n=1, cutoff=0.8)
+    return paths[near[0]] if near else None
 
 
-def _fields_of_sections() -> Iterator[tuple[str, set[str]]]:
-    for name, section in SECTIONS.items():
-        of = BY_NAME.values() if section is OptimizerConfig else [section]
-        yield name, {field for one in of for field in one.model_fields}
+@functools.cache
+def _paths_by_key() -> dict[str, str]:
+    paths = dict(OTHER_NAMES)
+    for name, section in reversed(SECTIONS.items()):
+        for one in BY_NAME.values() if section is OptimizerConfig else [section]:
+            paths |= {key: f"{name}.{key}" for key in one.model_fields}
+    return paths | {key: key for key in TrainingConfig.model_fields}
 
 
 def _hint(value: Any, type_: str, allowed: str) -> str:

@@ -25,7 +25,7 @@ class ValidationResult:
 
     Attributes:
         is_valid: there are no errors.
-        errors: all that is wrong. Rules between values are looked at when the values themselves are right.
+        errors: all that is wrong, up to 100 entries. Rules between values are looked at when the values are right.
         warnings: security findings, performance hints and rules of thumb; only of valid configurations.
         sanitized_value: the configuration as values for JSON, with defaults filled in and secrets masked: what may be
             logged and stored. None if invalid.

@@ -12,6 +12,9 @@ from typing_extensions import Self
 from gaudi3_rt._redact import redact
 from gaudi3_rt.errors._describe import MAX_TEXT, chain, jsonable, text_of
 
+_MOST_LINES = 20
+_WIDEST = 300  # characters
+
 
 class Gaudi3RTError(Exception):
     """Base of all errors of this package.
@@ -54,11 +57,11 @@ class Gaudi3RTError(Exception):
     def describe(self) -> str:
         """Some lines for a person: the error, its facts, what caused it, whether to try again, what to do.
 
-        Secrets are redacted.
+        A fact of several lines, such as a table, keeps them, up to 20. Secrets are redacted.
         """
         fields = self.to_dict()
         lines = [f"{fields['type']}, error {fields['code']} ({fields['category']}): {fields['message']}"]
-        lines += [f"  {name}: {_one_line(value)}" for name, value in fields["context"].items()]
+        lines += [line for name, value in fields["context"].items() for line in _fact(name, value)]
         lines += [f"  caused by {cause['type']}: {_one_line(cause['message'])}" for cause in fields["causes"]]
         lines.append(f"  try again: {'may help' if fields['retryable'] else 'does not help without a change'}")
         lines += [f"  - {suggestion}" for suggestion in fields["suggestions"]]
@@ -101,8 +104,22 @@ class Gaudi3RTError(Exception):
         return twin
 
 
+def _fact(name: str, value: object) -> list[str]:
+    """``name: value``; a text of several lines below its name, for a table that is squeezed is no table."""
+    text = str(value).rstrip().splitlines()
+    if len(text) <= 1:
+        return [f"  {_one_line(name)}: {_one_line(value)}"]
+    left_out = len(text) - _MOST_LINES
+    shown = [f"    {_cut(line)}".rstrip() for line in text[:_MOST_LINES]]
+    return [f"  {_one_line(name)}:", *shown, *([f"    ... ({left_out} more lines)"] if left_out > 0 else [])]
+
+
 def _one_line(value: object) -> str:
-    return " ".join(str(value).split())[:300]
+    return _cut(" ".join(str(value).split()))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _WIDEST else f"{line[:_WIDEST]}..."
 
 
 def _cause(error: BaseException) -> dict[str, Any]:

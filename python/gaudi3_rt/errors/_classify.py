@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gaudi3_rt.errors import _rows_host, _rows_network, _rows_status, _rows_synapse, _types
@@ -32,6 +32,9 @@ _OURS = "gaudi3_rt"
 _OWN_CODE = re.compile(r"\[error (\d{4})\]")
 _MAX_END = 100_000
 _MAX_LINE = 300
+_MAX_GROUPS = 50
+_MAX_MEMBERS = 100
+_GROUPS = frozenset({"BaseExceptionGroup", "exceptiongroup.BaseExceptionGroup"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +95,11 @@ def classify(error: BaseException | str) -> Classification:
     """Looks an exception, or the text of one, up in the table.
 
     An exception is recognised by its class or ``errno``, else by its text; if it is not, what led to it is asked, the
-    nearest first. A text may be a whole log. Nothing is guessed: what no row knows is an ``UnrecognizedError``, 9001,
-    which is not retryable.
+    nearest first. An exception group means what its most telling member means: what does not pass before what does,
+    then the order of the table; it is retryable if all its members are. A text may be a whole log. Nothing is guessed:
+    what no row knows is an ``UnrecognizedError``, 9001, which is not retryable.
     """
-    if isinstance(error, str):
-        found = _by_text(error)
-    else:
-        found = next((found for one in (error, *chain(error)) if (found := _by_exception(one))), None)
+    found = _by_text(error) if isinstance(error, str) else _by_chain(error, set())
     return found or _unknown(error)
 
 
@@ -107,14 +108,44 @@ def from_exception(error: BaseException) -> Gaudi3RTError:
     if isinstance(error, Gaudi3RTError):
         return error
     found = classify(error)
+    facts = {"row": found.row, "source": found.source} if found.row else {}
+    if _is_group(error):  # whose own text does not say what is in it
+        facts["member"] = found.matched
     ours = found.error(
         found.cause if found.recognized else f"{found.cause} {found.matched}",
-        context={"row": found.row, "source": found.source} if found.row else None,
+        context=facts,
         suggestions=(found.next_command,) if found.row else None,
         retryable=found.retryable,
     )
     ours.__cause__ = error
     return ours
+
+
+def _by_chain(error: BaseException, groups: set[int]) -> Classification | None:
+    """What an exception means, or else what led to it; ``groups`` are those that were looked into already."""
+    for one in (error, *chain(error)):
+        if found := _by_members(one, groups) if _is_group(one) else _by_exception(one):
+            return found
+    return None
+
+
+def _is_group(error: BaseException) -> bool:
+    """Also one of the package that brings groups to Python 3.10."""
+    return any(_name(kind) in _GROUPS for kind in type(error).__mro__)
+
+
+def _by_members(group: Any, groups: set[int]) -> Classification | None:
+    # A member that is raised again while its group is handled follows from the group that it is in.
+    if id(group) in groups or len(groups) == _MAX_GROUPS:
+        return None
+    groups.add(id(group))
+    found = [_by_chain(member, groups) for member in group.exceptions[:_MAX_MEMBERS]]
+    known = [one for one in found if one is not None]
+    if not known:
+        return None
+    order = {row.id: place for place, row in enumerate(ROWS)}
+    best = min(known, key=lambda one: (one.retryable, order.get(one.row, -1)))  # -1: those of ours, which know best
+    return replace(best, retryable=best.retryable and len(known) == len(found))
 
 
 def _by_exception(error: BaseException) -> Classification | None:

@@ -8,7 +8,6 @@ import functools
 import inspect
 import json
 import logging
-import os
 import sys
 import time
 import traceback
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from gaudi3_rt import _config
 from gaudi3_rt.errors._classify import Classification, classify, from_exception
 from gaudi3_rt.errors._describe import text_of
 from gaudi3_rt.errors._types import ConfigurationError
@@ -25,7 +25,6 @@ EX_CONFIG = 78
 """Exit status of a script that no retry can help: its configuration has to be changed first (sysexits.h)."""
 EX_FAILURE = 1
 
-ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 _MAX_TRACEBACK = 30_000
 _log = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -134,8 +133,8 @@ def error_file_content(error: BaseException, found: Classification, advice: str)
 
 def _write(error: BaseException, found: Classification, advice: str) -> None:
     """Writes the error file whole or not at all; a file that cannot be written must not hide the error."""
-    name = os.environ.get(ERROR_FILE_VARIABLE)
-    if not name:
+    name = _config.error_file()
+    if name is None:
         return
     part = Path(f"{name}.part")
     try:

@@ -77,7 +77,7 @@ class CircuitBreaker:
         self.name = name
         self._counts = failures
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make a call while its thread does
         self._failures = 0
         self._opened_at: float | None = None
         self._probe: _Call | None = None

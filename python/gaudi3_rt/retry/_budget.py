@@ -32,7 +32,7 @@ class RetryBudget:
         self.limit = limit
         self.window = window
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make a call while its thread does
         self._spent: defaultdict[type[BaseException], deque[float]] = defaultdict(deque)
 
     def spend(self, kind: type[BaseException]) -> bool:
@@ -50,7 +50,7 @@ class RetryBudget:
             return self.limit - len(self._recent(kind))
 
     def _recent(self, kind: type[BaseException]) -> deque[float]:
-        spent = self._spent[kind]
-        while spent and spent[0] <= self._clock.monotonic() - self.window:
+        spent, oldest = self._spent[kind], self._clock.monotonic() - self.window
+        while spent and spent[0] <= oldest:
             spent.popleft()
         return spent

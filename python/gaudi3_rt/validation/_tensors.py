@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gaudi3_rt.errors import DataValidationError
+from gaudi3_rt.errors import DataValidationError, ParameterValidationError
 from gaudi3_rt.reduce import all_finite
 
 _T = TypeVar("_T", bound=Tensor)
@@ -27,12 +27,41 @@ class TensorSpec:
         dtype: one, or several that are allowed.
         device: ``"cpu"``, ``"hpu"``, ``"hpu:1"``; without a number, any of the kind.
         finite: no element is infinite or NaN; integers and booleans always are.
+
+    Raises:
+        ParameterValidationError: no tensor can be as described.
     """
 
     shape: Sequence[Size] | None = None
     dtype: torch.dtype | Collection[torch.dtype] | None = None
     device: str | torch.device | None = None
     finite: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses what would refuse every tensor, or be taken apart: one text is a sequence, too."""
+        if self.shape is not None and not _is_shape(self.shape):
+            raise _misfit(self.shape, "shape", "a sequence of sizes, names and None, like ('batch', 3, None)")
+        if self.dtype is not None and not all(isinstance(one, torch.dtype) for one in _dtypes(self.dtype)):
+            raise _misfit(self.dtype, "dtype", "one dtype or several, like torch.float32")
+        try:
+            torch.device("cpu" if self.device is None else self.device)
+        except (RuntimeError, TypeError) as error:
+            raise _misfit(self.device, "device", "a device of torch, like 'cpu' or 'hpu:0'") from error
+
+
+def _is_shape(shape: Any) -> bool:
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        return False
+    return all(size is None or isinstance(size, str) or hasattr(size, "__index__") for size in shape)
+
+
+def _dtypes(dtype: Any) -> Collection[Any]:
+    return dtype if isinstance(dtype, Collection) and not isinstance(dtype, str) else [dtype]
+
+
+def _misfit(seen: Any, field: str, allowed: str) -> ParameterValidationError:
+    message = f"{field}={seen!r:.80}: must be {allowed}"
+    return ParameterValidationError(message, context={"field": field})
 
 
 def validate_tensor(
@@ -60,6 +89,7 @@ def validate_tensor(
 
     Raises:
         DataValidationError: all that is wrong; of elements that are not finite the index of the first and the count.
+        ParameterValidationError: no tensor can be as described.
     """
     validate_batch({name: tensor}, {name: TensorSpec(shape=shape, dtype=dtype, device=device, finite=finite)})
     return tensor
@@ -98,7 +128,7 @@ def _faults(tensor: Any, key: str, spec: TensorSpec, sizes: dict[str, tuple[int,
         yield f"seen an object of type {type(tensor).__name__}; allowed: a tensor"
         return
     if spec.dtype is not None:
-        allowed = [spec.dtype] if isinstance(spec.dtype, torch.dtype) else list(spec.dtype)
+        allowed = _dtypes(spec.dtype)
         if tensor.dtype not in allowed:
             yield f"seen {tensor.dtype}; allowed: {', '.join(map(str, allowed))}"
     if spec.device is not None:

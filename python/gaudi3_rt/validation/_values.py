@@ -31,7 +31,7 @@ class DataValidator:
 
     Attributes:
         root: the folder that paths are relative to and may not leave; None allows paths to be checked in form only.
-        schemes: of URLs that are allowed.
+        schemes: of URLs that are allowed, in lower case; HTTPS:// in a URL is https.
         block_private: refuse URLs whose host is an address of this machine or of a private or link-local network.
         max_length: of any text, in characters.
         max_matched_length: of a text that is compared with a pattern: an unfortunate pattern takes a time that grows
@@ -45,9 +45,12 @@ class DataValidator:
     max_matched_length: int = 256
 
     def __post_init__(self) -> None:
-        """Refuses one text for ``schemes``: it would be taken for a collection of its parts."""
+        """Refuses one text for ``schemes``, a collection of its letters, and capitals, which no URL's scheme keeps."""
         if isinstance(self.schemes, str):
             msg = f"schemes={self.schemes!r}: must be a collection of schemes, like ({self.schemes!r},)"
+            raise ParameterValidationError(msg, context={"field": "schemes"})
+        if any(scheme != scheme.lower() for scheme in self.schemes):
+            msg = f"schemes={self.schemes!r}: must be in lower case"
             raise ParameterValidationError(msg, context={"field": "schemes"})
 
     def string(
