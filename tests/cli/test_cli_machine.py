@@ -64,7 +64,7 @@ def test_doctor_strict(monkeypatch):
 
 
 def test_doctor_writes_though_a_probe_has_taken_standard_output(monkeypatch):
-    """As happens where a driver's library hangs while its messages are caught."""
+    """As a library does that hangs while it catches messages."""
 
     def take(_):
         sys.stdout = io.StringIO()  # CliRunner puts back what was there
@@ -111,7 +111,7 @@ def test_devices_that_are_simulated_say_so():
     assert status == 0
     rows = text.splitlines()[1:]
     assert [row.split()[:2] for row in rows] == [[f"simulated:{n}", "(simulated)"] for n in (0, 2, 3)]
-    assert all(" 128 GiB " in row and " °C " in row and " W " in row for row in rows)
+    assert all(" 128.00 GiB " in row and " °C " in row and " W " in row for row in rows)
     assert [row.split()[-2] for row in rows] == ["0/0", "0/1", "0/0"]
     fields = json.loads(listed)
     assert fields["version"] == 1
@@ -146,7 +146,15 @@ def test_holders_of_a_device_are_listed(capsys):
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1 << 10, "1.0 KiB"), (672 << 20, "672 MiB"), (1 << 62, "4096 PiB")],
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1 << 10, "1.00 KiB"),
+        (672 << 20, "672.00 MiB"),
+        ((1 << 30) - 1, "1.00 GiB"),
+        (1 << 62, "4096.00 PiB"),
+    ],
 )
 def test_amounts(size, text):
     """Binary units."""
@@ -157,7 +165,7 @@ def test_plain_values():
     """As a person reads them; simulated versions are named."""
     assert plain("x", None) == plain("x", []) == plain("x", "") == "-"
     assert plain("x", True) == "yes"
-    assert plain("free_bytes", 1 << 30) == "1.0 GiB"
+    assert plain("free_bytes", 1 << 30) == "1.00 GiB"
     assert plain("memlock_bytes", "unlimited") == "unlimited"
     assert (
         plain("nodes", [{"path": "/dev/a", "usable": False}, {"path": "/dev/b"}])

@@ -114,7 +114,9 @@ def test_of_several_the_first_free_one():
         with device.acquire("simulated:3,1", clock=hpu.clock) as second:
             assert second.name == "simulated:1"
             with (
-                pytest.raises(HPUNotAvailableError, match=r"simulated:3 is busy.*simulated:1 is busy"),
+                pytest.raises(
+                    HPUNotAvailableError, match=r"simulated:3 is busy.*simulated:1 is busy.*\(1 try in 0\.0 s\)"
+                ),
                 device.acquire("simulated:3,1", clock=hpu.clock, attempts=1),
             ):
                 pytest.fail("both are in use")
@@ -182,7 +184,15 @@ def test_one_process_has_one_device():
 
 
 @pytest.mark.parametrize(
-    "limits", [{"attempts": 0}, {"attempts": True}, {"attempts": 1.5}, {"timeout": -1.0}, {"timeout": float("nan")}]
+    "limits",
+    [
+        {"attempts": 0},
+        {"attempts": True},
+        {"attempts": 1.5},
+        {"timeout": -1.0},
+        {"timeout": float("nan")},
+        {"timeout": "5"},
+    ],
 )
 def test_limits_are_checked(limits):
     """Before anything is tried."""

@@ -1,5 +1,6 @@
 """Telemetry through the command hl-smi: a table that can have any form, and a command that can fail in any way."""
 
+import subprocess
 import sys
 
 import pytest
@@ -132,6 +133,28 @@ def test_a_command_that_hangs(hl_smi, monkeypatch):
     monkeypatch.setattr(_hl_smi, "TIMEOUT", 0.2)
     with pytest.raises(SourceError, match=r"hl-smi did not answer within 0\.2 s"):
         _hl_smi.HlSmi().boards()
+
+
+def test_a_command_that_cannot_be_killed(hl_smi, monkeypatch):
+    """As one that waits inside a driver that hangs: it is not waited for, and no second one is started beside it."""
+    hl_smi("time.sleep(600)")
+    monkeypatch.setattr(_hl_smi, "TIMEOUT", 0.1)
+    monkeypatch.setattr(_hl_smi, "LAST", 0.01)
+    clock = FakeClock()
+    source = _hl_smi.HlSmi(clock)
+    with monkeypatch.context() as unkillable:
+        unkillable.setattr(subprocess.Popen, "kill", lambda _: None)
+        with pytest.raises(SourceError, match="did not answer within"):
+            source.boards()
+        clock.advance(_hl_smi.FRESH * 2)
+        with pytest.raises(SourceError, match=r"hl-smi \(pid [0-9]+\) has not answered, and has not ended"):
+            source.boards()
+        assert source._hanging.poll() is None
+    source._hanging.kill()
+    source._hanging.wait()
+    clock.advance(_hl_smi.FRESH * 2)
+    with pytest.raises(SourceError, match="did not answer within"):
+        source.boards()
 
 
 def test_no_command(hl_smi):

@@ -205,3 +205,16 @@ def test_no_library(pyhlml, capsys, tmp_path, monkeypatch):
     with pytest.raises(SourceError, match=r"code 1, uninitialized \(Failed to load libhlml\)"):
         _hlml.Hlml().boards()
     assert capsys.readouterr().out == ""
+
+
+def test_standard_output_of_others_is_left_alone(hlml, pyhlml, capsys, monkeypatch):
+    """While HLML is initialized, which a driver may take for ever for, other threads print."""
+    init = pyhlml.hlmlInit
+
+    def slow_init():
+        print("step 12 done")  # noqa: T201 (as a training does)
+        init()
+
+    monkeypatch.setattr(importlib.import_module("pyhlml"), "hlmlInit", slow_init)
+    assert hlml.telemetry(2).power_watts == 850.5
+    assert capsys.readouterr().out == "step 12 done\n"

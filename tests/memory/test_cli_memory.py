@@ -163,6 +163,13 @@ def test_plan_says_whether_it_fits():
     assert "activations are not included" in done.stdout
 
 
+def test_plan_of_as_many_parameters_as_can_be_counted():
+    """All that is kept is still a number of bytes."""
+    done = run("plan", "--params", "1e15", "--dtype", "float64", "--optimizer", "torch.AdamW")
+    assert done.exit_code == 0, done.output
+    assert "gaudi3: does not fit: 28" in done.stdout
+
+
 def test_plan_as_json_and_its_status():
     """Status 1 if it does not fit into the device that was asked for; shards divide."""
     wanted = ["plan", "--params", "70e9", "--optimizer", "torch.AdamW", "--device", "gaudi3", "--json"]
@@ -173,7 +180,17 @@ def test_plan_as_json_and_its_status():
     assert found["fits"]["gaudi3"]["fits"] is False
     shared = run(*wanted, "--shards", "8")
     assert shared.exit_code == 0
-    assert json.loads(shared.stdout)["total"] == pytest.approx(found["total"] / 8, rel=1e-4)
+    assert json.loads(shared.stdout)["kept"] == pytest.approx(found["kept"] / 8, rel=1e-4)
+
+
+def test_plan_takes_a_model_of_many_matrices():
+    """A step that makes copies of one tensor at a time does not need as much as the whole model."""
+    done = run("plan", "--params", "7B", "--optimizer", "torch.AdamW", "--json")
+    items = {one["name"] or one["kind"]: one for one in json.loads(done.stdout)["items"]}
+    assert items["parameters"]["tensors"] > 1
+    assert items["parameters"]["bytes"] == pytest.approx(14e9, rel=1e-4)
+    largest = items["parameters"]["bytes"] // items["parameters"]["tensors"]
+    assert largest <= items["step workspace"]["bytes"] <= 4 * largest
 
 
 @pytest.mark.parametrize(
@@ -181,6 +198,8 @@ def test_plan_as_json_and_its_status():
     [
         (["--params", "seven"], "no number of parameters"),
         (["--params", "0"], "no number of parameters"),
+        (["--params", "1e400"], "from 1 to 1e+15"),
+        (["--params", "1.1e15"], "from 1 to 1e+15"),
         (["--params", "7e9", "--optimizer", "Adamant"], "known are FusedAdagrad"),
         (["--params", "7e9", "--optimizer", "os.path"], "no optimizer"),
         (["--params", "7e9", "--option", "moments_dtype"], "not KEY=VALUE"),
@@ -194,8 +213,9 @@ def test_plan_checks_its_arguments(arguments, message):
 
 
 def test_plan_passes_on_what_the_optimizer_refuses():
-    """Status 1 and its sentence."""
-    done = run("plan", "--params", "7e9", "--option", "moments_dtype=int4")
-    assert done.exit_code == 1
+    """Status 2 and its sentence; 1 is for what does not fit."""
+    done = run("plan", "--params", "7e9", "--option", "moments_dtype=int4", "--device", "gaudi3")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error 4001: the optimizer cannot be made")
     assert "moments_dtype" in done.stderr
     assert "Traceback" not in done.stderr

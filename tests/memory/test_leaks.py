@@ -110,6 +110,13 @@ def test_once_per_episode():
     assert len(leaks(twice)) == 2
 
 
+def test_a_clock_that_stands_still_shows_no_leak():
+    """As a test's may: bytes a second cannot be told, and are not made up."""
+    records, monitor = watch(20 * GB + 64 * MB * np.arange(300), seconds=0)
+    assert records == []
+    assert monitor.leak is None
+
+
 def test_growth_below_the_least_is_not_told():
     """10 kB a sample are 6 MB in 600, less than the 16 MiB that count."""
     assert not leaks(watch(40 * GB + 10_000 * np.arange(SAMPLES))[0])

@@ -1,9 +1,12 @@
 """Who holds memory is found by owner, each storage once; an allocation failure says it."""
 
+import asyncio
 import errno
 import functools
+import inspect
 import json
 import os
+import warnings
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from gaudi3_rt import memory
 from gaudi3_rt._protocols import MemoryStats
-from gaudi3_rt.errors import HPUMemoryError, InsufficientMemoryError
+from gaudi3_rt.errors import HPUMemoryError, InsufficientMemoryError, ParameterValidationError
 from gaudi3_rt.optim import FusedAdamW
 
 
@@ -212,6 +215,37 @@ def test_it_decorates_functions():
             step(fail=True)
 
 
+def test_it_decorates_async_functions():
+    """What they await is covered, too, and they stay async functions."""
+
+    @memory.explain_oom()
+    async def step(fail):
+        await asyncio.sleep(0)
+        if fail:
+            raise MemoryError
+        return 3
+
+    assert inspect.iscoroutinefunction(step)
+    assert asyncio.run(step(fail=False)) == 3
+    for _ in range(2):
+        with pytest.raises(InsufficientMemoryError):
+            asyncio.run(step(fail=True))
+
+
+def test_it_refuses_generators():
+    """Their body runs when the decorated call has long returned."""
+
+    def plain():
+        yield 1
+
+    async def asynchronous():
+        yield 1
+
+    for function in (plain, asynchronous):
+        with pytest.raises(ParameterValidationError, match=r"with explain_oom\(\.\.\.\):' in it"):
+            memory.explain_oom()(function)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -254,3 +288,41 @@ def test_simulated_failures_are_called_so():
     device = functools.partial(Script, simulated=True)([GB])
     with pytest.raises(HPUMemoryError, match=r"on hpu:0 \(simulated\)"), memory.explain_oom(device=device):
         raise RuntimeError(HPU)
+
+
+def test_tensors_that_cannot_be_looked_at_do_not_stop_a_report():
+    """Lazy modules, nested tensors, those inside of vmap, classes that refuse: anybody's may be alive."""
+
+    class Refusing(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, *_, **__):
+            msg = "not like this"
+            raise RuntimeError(msg)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch calls them a prototype
+        nested = torch.nested.nested_tensor([torch.zeros(7, 11, dtype=torch.int16), torch.zeros(7, 13).short()])
+    alive = [nn.LazyLinear(3), nested, torch.zeros(3).as_subclass(Refusing)]
+    shapes = set()
+
+    def look(x):
+        alive.append(x)
+        shapes.update((one.shape, one.dtype) for one in memory.report().holdings)
+        return x
+
+    torch.func.vmap(look)(torch.zeros(2, 5))
+    assert ((7 * 24,), "int16") in shapes
+    assert memory.report(model=alive[0], others=False).total == 0
+
+
+def test_a_report_that_fails_does_not_hide_the_failure():
+    """It is explained without names."""
+
+    class Broken(nn.Module):
+        def named_parameters(self, **_):
+            msg = "not now"
+            raise AttributeError(msg)
+
+    with pytest.raises(InsufficientMemoryError) as caught, memory.explain_oom(Broken()):
+        raise MemoryError
+    assert list(caught.value.context["held_bytes"]) == ["other"]

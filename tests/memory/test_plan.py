@@ -318,3 +318,12 @@ def measure(what):
     )
     found = json.loads(done.stdout)
     return found["plan"], found["kept"], found["peak"]
+
+
+def test_a_model_without_shapes_is_refused():
+    """A lazy module that has not seen a batch; the parameter is named."""
+    lazy = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3))
+    with pytest.raises(ParameterValidationError, match=r"1\.weight, 1\.bias of the model: no shape yet"):
+        memory.plan(lazy, FusedAdamW)
+    lazy(torch.zeros(1, 2))
+    assert memory.plan(lazy).bytes_of("parameters") == 4 * (4 + 2 + 6 + 3)

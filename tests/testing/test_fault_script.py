@@ -90,6 +90,10 @@ def test_mistakes(text, message):
         {"kind": "oom", "ranks": frozenset()},
         {"kind": "oom", "ranks": frozenset({-1})},
         {"kind": "oom", "step": -1},
+        {"kind": "oom", "step": "3"},
+        {"kind": "oom", "step": 3.5},
+        {"kind": "oom", "times": None},
+        {"kind": "slow", "value": 1, "last_step": 7.0},
         {"kind": "synstatus"},
     ],
 )

@@ -308,6 +308,7 @@ def test_nothing_is_left():
         ({"memory": "1 MiB", "workspace": "1 MiB"}, "leaves nothing of memory"),
         ({"versions": {"drivers": "1"}}, "versions has drivers; it can have driver, firmware, plugin, torch"),
         ({"script": "oops"}, "entry 1 of the script"),
+        ({"script": ["step 3: oom"]}, "the script has 'step 3: oom'; it has to be Fault objects, or one text"),
         ({"count": 4, "script": "oom on rank 4"}, "names a rank that is not there; ranks are 0 to 3"),
     ],
 )

@@ -49,7 +49,7 @@ def doctor(checkpoint_dir: Path | None, strict: bool, is_json: bool, timeout: fl
     The exit status is 0 if all is well or there are only warnings, 1 if something is wrong with this machine, and 78 if
     settings or installed packages are wrong, so that starting again, here or elsewhere, would change nothing.
     """
-    out = console()  # before the examination: what hangs there may have redirected standard output for good
+    out = console()  # before the examination: a library that hangs there may have redirected standard output
     from gaudi3_rt.doctor import examine  # noqa: PLC0415 (its help needs none of it)
 
     report = examine(checkpoint_dir=checkpoint_dir, timeout=timeout)

@@ -15,6 +15,7 @@ Examples:
   gaudi3-rt explain "synStatus=20 [Device already acquired]"
   gaudi3-rt explain - < train.log
   gaudi3-rt explain 2001
+  gaudi3-rt explain -- "--- a message that begins with a dash"
 """
 
 

@@ -20,15 +20,18 @@ import psutil
 import torch
 
 from gaudi3_rt import device, memory, optim
-from gaudi3_rt.errors import ParameterValidationError
-from gaudi3_rt.memory._format import bytes_text, duration_text, percent_text
+from gaudi3_rt._units import bytes_text
+from gaudi3_rt.memory._format import duration_text, percent_text
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)([KMBT]?)", re.IGNORECASE)
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _NO_PROCESS = "there is no such process, or it is not yours"
-_COLUMNS = 4096
-"""Of the matrices that stand for a model: whole blocks of every format."""
+_COLUMNS, _LARGEST, _MOST_MATRICES = 4096, 1 << 28, 256
+"""Of the matrices that stand for a model: whole blocks of every format; not one for all, because a step often makes as
+much as its largest tensor has; and not too many to step quickly."""
+_MOST_PARAMETERS = 10**15
+"""Of which torch can still count the bytes, whatever their state."""
 
 
 class _Whole:
@@ -141,7 +144,7 @@ def _screen(*, as_json: bool) -> Iterator[Any]:
     from rich.text import Text  # noqa: PLC0415 (same)
 
     def text(line: str) -> Text:
-        return Text(line, style="bold red" if "leaks" in line else "")
+        return Text(line, style="bold red" if "seems to leak" in line else "")
 
     with Live(console=Console(), auto_refresh=False) as live:
         yield lambda lines: live.update(Text("\n").join(map(text, lines)), refresh=True)
@@ -154,7 +157,7 @@ def _as_line(monitor: memory.MemoryMonitor, stats: memory.MemoryStats) -> str:
         note = ""
     else:
         left = "" if leak.seconds_to_limit is None else f", full in {duration_text(leak.seconds_to_limit)}"
-        note = f", seems to leak: it leaks {bytes_text(leak.bytes_per_second)}/s{left}"
+        note = f", seems to leak {bytes_text(leak.bytes_per_second)}/s{left}"
     simulated = " (simulated)" if stats.simulated else ""
     now = datetime.now(timezone.utc).strftime("%H:%M:%S")
     taken = f"{bytes_text(stats.allocated)}{limit}, peak {bytes_text(stats.peak)}"
@@ -203,9 +206,7 @@ def _summary(monitor: memory.MemoryMonitor, why_not: str) -> str:
 )
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the optimizer: moments_dtype=int8.")
 @click.option("--shards", type=click.IntRange(1), default=1, show_default=True, help="Devices that share all of it.")
-@click.option(
-    "--device", "target", type=click.Choice(list(memory.GAUDI_MEMORY)), help="Status 1 if it does not fit into this."
-)
+@click.option("--device", "target", type=click.Choice(list(memory.GAUDI_MEMORY)), help="Whether it fits into this one.")
 @click.option(
     "--headroom",
     type=click.FloatRange(0, 1, max_open=True),
@@ -226,19 +227,15 @@ def plan(
 ) -> None:
     """Say what parameters, gradients and the optimizer's state take, and whether that fits.
 
-    The model is taken to be large matrices. Activations are not included: for those, and for a model's true shapes,
-    call gaudi3_rt.memory.plan with the model and a batch.
+    The model is taken to be matrices of 2^28 elements or less. Activations are not included: for those, and for a
+    model's true shapes, call gaudi3_rt.memory.plan with the model and a batch.
+
+    The exit status is 1 if it does not fit into --device, 2 if the optimizer does not take its options.
     """
     numbers = _parse_count(params)
-    with torch.device("meta"):
-        model = torch.nn.Linear(
-            _COLUMNS, math.ceil(numbers / shards / _COLUMNS), bias=False, dtype=getattr(torch, dtype)
-        )
+    model = _matrices(numbers / shards, getattr(torch, dtype))
     make = functools.partial(_optimizer(optimizer), **dict(_parse_option(option) for option in options))
-    try:
-        found = memory.plan(model, make)
-    except ParameterValidationError as error:
-        raise click.ClickException(str(error)) from error
+    found = memory.plan(model, make)
     verdicts = {name: found.fits(name, headroom) for name in ([target] if target else memory.GAUDI_MEMORY)}
     if as_json:
         fits = {name: asdict(verdict) for name, verdict in verdicts.items()}
@@ -251,13 +248,21 @@ def plan(
         raise SystemExit(1)
 
 
+def _matrices(elements: float, dtype: torch.dtype) -> torch.nn.Module:
+    """A model of matrices of one size, without memory."""
+    number = min(math.ceil(elements / _LARGEST), _MOST_MATRICES)
+    rows = math.ceil(elements / number / _COLUMNS)
+    with torch.device("meta"):
+        return torch.nn.Sequential(*(torch.nn.Linear(_COLUMNS, rows, bias=False, dtype=dtype) for _ in range(number)))
+
+
 def _parse_count(text: str) -> int:
     found = _COUNT.fullmatch(text)
-    count = int(float(found[1]) * _SUFFIXES[found[2].upper()]) if found else 0
-    if count < 1:
-        message = f"{text!r} is no number of parameters, such as 7e9, 7B or 350M"
+    count = float(found[1]) * _SUFFIXES[found[2].upper()] if found else 0
+    if not 1 <= count <= _MOST_PARAMETERS:
+        message = f"{text!r} is no number of parameters, such as 7e9, 7B or 350M, from 1 to {_MOST_PARAMETERS:g}"
         raise click.BadParameter(message, param_hint="--params")
-    return count
+    return int(count)
 
 
 def _optimizer(name: str) -> Any:

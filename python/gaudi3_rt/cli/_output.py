@@ -8,13 +8,13 @@ from rich.console import Console, ConsoleRenderable
 from rich.table import Table
 from rich.text import Text
 
+from gaudi3_rt._units import bytes_text
+
 NOTHING = "-"
 """In place of what nobody can say."""
 
 STYLES = {"error": "bold red", "warning": "yellow", "ok": "green", "label": "cyan"}
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_STEP = 1024
 _WHOLE_LINES = 10_000
 """Columns; no line is longer."""
 
@@ -63,14 +63,8 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def amount(size: float | None) -> str:
-    """Bytes with a unit, three digits and more."""
-    if size is None:
-        return NOTHING
-    unit = 0
-    while abs(size) >= _STEP and unit < len(_UNITS) - 1:
-        size /= _STEP
-        unit += 1
-    return f"{size:.0f} {_UNITS[unit]}" if unit == 0 or size >= 100 else f"{size:.1f} {_UNITS[unit]}"  # noqa: PLR2004
+    """Bytes with a unit."""
+    return NOTHING if size is None else bytes_text(size)
 
 
 def plain(name: str, value: Any) -> str:

@@ -55,7 +55,7 @@ def acquire(
     if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
         msg = f"attempts is {attempts!r}; it has to be a whole number of at least 1"
         raise ParameterValidationError(msg)
-    if not 0 <= timeout < float("inf"):
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < float("inf"):
         msg = f"timeout is {timeout!r}; it has to be a number of seconds, at least 0 and finite"
         raise ParameterValidationError(msg)
     candidates = Machine(root, environment).candidates(parse_spec(spec))
@@ -153,7 +153,8 @@ def _all_busy(
 ) -> HPUNotAvailableError:
     """After the last try."""
     seconds = limits.clock.monotonic() - limits.began
-    msg = f"device {spec!r} cannot be acquired: {'; '.join(states)} ({attempts} tries in {seconds:.1f} s)"
+    tries = "1 try" if attempts == 1 else f"{attempts} tries"
+    msg = f"device {spec!r} cannot be acquired: {'; '.join(states)} ({tries} in {seconds:.1f} s)"
     return HPUNotAvailableError(
         msg,
         spec,

@@ -15,6 +15,8 @@ from gaudi3_rt.device._sources import Board, SourceError
 COMMAND = "hl-smi"
 TIMEOUT = 10.0
 """Seconds; a driver that hangs must not hang its reader."""
+LAST = 1.0
+"""Seconds for the command to end once it was killed: one that waits inside the driver ends when the driver does."""
 
 FRESH = 0.5
 """Seconds for which a table serves all devices: it has the whole machine, and takes longer than that to print."""
@@ -51,6 +53,7 @@ class HlSmi:
         self._clock = clock
         self._lock = threading.Lock()
         self._answer: tuple[float, dict[int, Row] | SourceError] | None = None
+        self._hanging: subprocess.Popen[str] | None = None
 
     def boards(self) -> list[Board]:
         """All HPUs that the driver shows.
@@ -109,34 +112,50 @@ class HlSmi:
             raise SourceError(*answer.args) from answer
         return answer
 
-    @staticmethod
-    def _run() -> dict[int, Row]:
-        """Runs the command."""
+    def _run(self) -> dict[int, Row]:
+        """Runs the command, but not beside one that still hangs."""
+        if self._hanging is not None and self._hanging.poll() is None:
+            msg = f"{COMMAND} (pid {self._hanging.pid}) has not answered, and has not ended since it was killed"
+            raise SourceError(msg)
         path = shutil.which(COMMAND)
         if path is None:
             msg = f"{COMMAND} is not on the path"
             raise SourceError(msg)
         try:
-            run = subprocess.run(  # noqa: S603 (the vendor's command, found on the path)
+            process = subprocess.Popen(  # noqa: S603 (the vendor's command, found on the path)
                 [path, "-Q", ",".join(FIELDS), "-f", "csv"],
-                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                timeout=TIMEOUT,
-                check=False,
-                stdin=subprocess.DEVNULL,
             )
-        except subprocess.TimeoutExpired as error:
-            msg = f"{COMMAND} did not answer within {TIMEOUT:g} s"
-            raise SourceError(msg) from error
         except OSError as error:
             msg = f"{COMMAND} cannot be run: {error}"
             raise SourceError(msg) from error
-        if run.returncode != 0:
-            said = (run.stderr.strip() or run.stdout.strip()).splitlines()
-            msg = f"{COMMAND} failed with status {run.returncode}: {said[0] if said else 'it said nothing'}"
+        try:
+            table, complaint = process.communicate(timeout=TIMEOUT)
+        except BaseException as error:
+            self._end(process)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            msg = f"{COMMAND} did not answer within {TIMEOUT:g} s"
+            raise SourceError(msg) from error
+        if process.returncode != 0:
+            said = (complaint.strip() or table.strip()).splitlines()
+            msg = f"{COMMAND} failed with status {process.returncode}: {said[0] if said else 'it said nothing'}"
             raise SourceError(msg)
-        return parse_table(run.stdout)
+        return parse_table(table)
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        """Kills the command, and remembers it if that takes long."""
+        process.kill()
+        for pipe in filter(None, (process.stdout, process.stderr)):
+            pipe.close()
+        try:
+            process.wait(LAST)
+        except subprocess.TimeoutExpired:
+            self._hanging = process
 
 
 class Row:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
+import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gaudi3_rt._protocols import Telemetry
@@ -155,18 +155,35 @@ class Hlml:
 
     @staticmethod
     def _initialize(pyhlml: Any) -> None:
-        """Loads the library; what pyhlml prints when there is none is kept from standard output."""
-        printed = io.StringIO()
+        """Loads the library."""
+        said: list[str] = []
         try:
-            with contextlib.redirect_stdout(printed):
+            with _caught_prints(said):
                 pyhlml.hlmlInit()
         except pyhlml.HLMLError as error:
-            note = printed.getvalue().strip()
+            note = " ".join(said)
             raise _error(pyhlml.hlmlInit.__name__, error.value, f" ({note})" if note else "") from error
 
 
 class _MissingError(SourceError):
     """There is no such value; others may be there."""
+
+
+@contextlib.contextmanager
+def _caught_prints(said: list[str]) -> Iterator[None]:
+    """What pyhlml prints when there is no library goes here, not among data.
+
+    Standard output itself stays where it is: it belongs to all threads, and a driver that hangs would keep it.
+    """
+    loader: Any = sys.modules.get("pyhlml.hlml_lib")
+    if loader is None:  # another release of it; then what it prints is seen
+        yield
+        return
+    loader.print = lambda *words: said.append(" ".join(map(str, words)))
+    try:
+        yield
+    finally:
+        vars(loader).pop("print", None)
 
 
 def _error(name: str, code: int, note: str = "") -> SourceError:

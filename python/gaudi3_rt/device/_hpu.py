@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gaudi3_rt import events
+from gaudi3_rt import _config, events
 from gaudi3_rt._protocols import DeviceProperties, MemoryStats, Telemetry
 from gaudi3_rt.device import _bridge, _machine
 from gaudi3_rt.device._hl_smi import HlSmi
@@ -82,14 +82,14 @@ class HpuDevice:
 
     def _acquire(self, hpu: Any) -> None:
         """Any free one, or the one that was asked for; the environment is as before if that fails."""
-        before = os.environ.get(_machine.MODULE)
+        before = _config.environment().get(_machine.MODULE)
         try:
             if self.module is not None and _machine.pinned_module(self._environment) is None:
                 self._choose(hpu, self.module)
             hpu.init()
         except BaseException as error:
             if before is None:
-                os.environ.pop(_machine.MODULE, None)
+                os.environ.pop(_machine.MODULE, None)  # the bridge wrote it
             if self.module is None or not isinstance(error, AssertionError | ValueError):
                 raise
             msg = f"Habana's bridge does not accept {self.name} ({error}); set {_machine.VISIBLE_MODULES}"

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any, TypeVar, cast
 
 import torch
 from typing_extensions import Self
 
 from gaudi3_rt import _process_memory
-from gaudi3_rt.errors import Gaudi3RTError, HPUMemoryError, InsufficientMemoryError, classify
-from gaudi3_rt.memory._format import bytes_text
+from gaudi3_rt._units import bytes_text
+from gaudi3_rt.errors import (
+    Gaudi3RTError,
+    HPUMemoryError,
+    InsufficientMemoryError,
+    ParameterValidationError,
+    classify,
+)
 from gaudi3_rt.memory._owners import report
 from gaudi3_rt.memory._report import MemoryReport
 from gaudi3_rt.memory._sources import MemorySource
 
 logger = logging.getLogger(__name__)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _ASKED_FOR = re.compile(r"(?:you tried to allocate |size ?::)(\d+)")
 """As torch writes it for the CPU (c10/core/impl/alloc_cpu.cpp), and Habana's bridge (device_memory.cpp, device.cpp)."""
@@ -52,7 +63,7 @@ def _asked_for(error: BaseException) -> int | None:
 
 
 class explain_oom(contextlib.ContextDecorator):  # noqa: N801 (used like a function)
-    """Turns an allocation failure in a block, or in a function, into an error that says who holds the memory.
+    """Turns an allocation failure in a block, or in a plain or async function, into one that says who holds the memory.
 
     What is one, ``gaudi3_rt.errors.classify`` knows. Anything else passes through. The report is
     ``error.context["report"]``, a :class:`MemoryReport`, and is logged; ``held_bytes`` is the sum for each owner.
@@ -65,6 +76,7 @@ class explain_oom(contextlib.ContextDecorator):  # noqa: N801 (used like a funct
     Raises:
         HPUMemoryError: a device's memory is exhausted.
         InsufficientMemoryError: the host's memory is.
+        ParameterValidationError: a generator function was decorated.
     """
 
     def __init__(
@@ -75,6 +87,21 @@ class explain_oom(contextlib.ContextDecorator):  # noqa: N801 (used like a funct
         device: MemorySource | None = None,
     ) -> None:
         self._model, self._optimizer, self._device = model, optimizer, device
+
+    def __call__(self, func: _Function) -> _Function:
+        """Decorates a function, of which all that runs until its result is covered."""
+        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+            msg = f"{func.__qualname__} is a generator, whose body runs later; write 'with explain_oom(...):' in it"
+            raise ParameterValidationError(msg)
+        if not inspect.iscoroutinefunction(func):
+            return super().__call__(func)
+
+        @functools.wraps(func)
+        async def explained(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await func(*args, **kwargs)
+
+        return cast("_Function", explained)
 
     def __enter__(self) -> Self:
         return self
@@ -124,4 +151,8 @@ class explain_oom(contextlib.ContextDecorator):  # noqa: N801 (used like a funct
                 stats = _process_memory.process_memory_stats()
         except Exception:  # a device that has just failed may not answer; the report is worth more
             logger.warning("the device could not be asked for its memory", exc_info=True)
-        return report(model=self._model, optimizer=self._optimizer, stats=stats)
+        try:
+            return report(model=self._model, optimizer=self._optimizer, stats=stats)
+        except Exception:  # the failure that is being explained must not be hidden by another
+            logger.warning("model and optimizer could not be looked through; their tensors are 'other'", exc_info=True)
+            return report(stats=stats)

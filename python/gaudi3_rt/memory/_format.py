@@ -1,20 +1,10 @@
-"""How bytes, durations and tables look in text."""
+"""How durations, shares and tables look in text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_STEP = 1024
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-
-
-def bytes_text(count: float) -> str:
-    """``1536`` is ``1.50 KiB``; whole below a KiB."""
-    value, unit = float(count), 0
-    while abs(value) >= _STEP - 0.005 and unit < len(_UNITS) - 1:
-        value, unit = value / _STEP, unit + 1
-    return f"{value:.0f} B" if unit == 0 else f"{value:.2f} {_UNITS[unit]}"
 
 
 def duration_text(seconds: float) -> str:

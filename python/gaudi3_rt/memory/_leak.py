@@ -116,6 +116,8 @@ def _in_window(points: Sequence[Point], lows: Array, size: int, min_growth: floa
         return None
     window = points[first:]
     times = _middles([point.time for point in window], size)
+    if not np.all(np.diff(times) > 0):
+        return None  # a clock that a test has stopped: there is no growth in time
     slope = theil_sen(times, troughs)
     half = BLOCKS // 2
     early, late = (theil_sen(times[part], troughs[part], LATE_CRITICAL) for part in (slice(half), slice(half, None)))

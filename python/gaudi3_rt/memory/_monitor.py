@@ -26,17 +26,6 @@ _MARKS = 256
 """Occurrences that are remembered for the plot."""
 
 
-class _SystemClock:
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def time(self) -> float:
-        return time.time()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-
 class MemoryMonitor:
     """Watches the memory of a device, or of this process.
 
@@ -52,7 +41,7 @@ class MemoryMonitor:
         warmup: samples at the beginning that say nothing about leaks: models load, caches fill, graphs compile.
         min_growth: bytes that must be gained before growth is called a leak.
         capacity: points of the timeline, an even number. When it is full, neighbours are merged.
-        clock: what time it is.
+        clock: what time it is; leaks are looked for only while it moves.
 
     Raises:
         ParameterValidationError: an argument is out of range, or ``device`` is no device.
@@ -68,7 +57,7 @@ class MemoryMonitor:
         warmup: int = 10,
         min_growth: float = 16 << 20,
         capacity: int = 2048,
-        clock: Clock | None = None,
+        clock: Clock = time,
     ) -> None:
         _check(device, interval, high, low, warmup, capacity)
         self.device = ProcessMemory() if device is None else device
@@ -76,7 +65,7 @@ class MemoryMonitor:
         self.failures = 0
         """Samples at which the device's memory could not be read."""
         self._label = f"{self.device.name} (simulated)" if self.device.simulated else self.device.name
-        self._clock: Clock = _SystemClock() if clock is None else clock
+        self._clock = clock
         self._timeline = Timeline(capacity)
         self._marks: deque[Mark] = deque(maxlen=_MARKS)
         self._lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from gaudi3_rt._protocols import MemoryStats
 from gaudi3_rt.memory._report import Holding, MemoryReport, Owner
@@ -28,7 +30,8 @@ def report(
     """Who holds how much memory now.
 
     Each storage counts once, for the first that has it: parameters, buffers, gradients, the optimizer's state, others.
-    Tensors on the meta device have none, and of a DTensor this rank's part counts.
+    Tensors on the meta device, and parameters of lazy modules that have no shape yet, have none, and of a DTensor this
+    rank's part counts. Others that cannot be looked at, such as those inside ``torch.func.vmap``, are left out.
 
     Args:
         model: whose parameters, gradients and buffers are called by their names.
@@ -43,7 +46,8 @@ def report(
         _add(found, owner, name, tensor, key)
     if others:
         for tensor in _all_tensors():
-            _add(found, "other", "", tensor)
+            with contextlib.suppress(Exception):  # of anybody's class, in any state
+                _add(found, "other", "", tensor)
     holdings = [one.holding() for one in found.values() if one.owner != "other"]
     holdings += _grouped([one for one in found.values() if one.owner == "other"])
     holdings.sort(key=lambda one: -one.bytes)
@@ -55,7 +59,8 @@ class _Found:
 
     def __init__(self, owner: Owner, name: str, key: str, tensor: Tensor, size: int) -> None:
         self.owner, self.name, self.key, self.size = owner, name, key, size
-        self.shape, self.dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        self.shape = (tensor.numel(),) if tensor.is_nested else tuple(tensor.shape)
+        self.dtype = str(tensor.dtype).removeprefix("torch.")
         self.device = str(tensor.device)
         self.tensors = {id(tensor)}
         self.names: dict[str, None] = {}
@@ -90,8 +95,11 @@ def _add(found: dict[int, _Found], owner: Owner, name: str, tensor: Tensor, key:
 
 
 def _is_hollow(tensor: Tensor) -> bool:
-    """Whether it has no memory: a meta tensor, or one that torch.compile traces with, which claims another device."""
-    if tensor.device.type == _META:
+    """Whether it has no memory: a meta tensor, one without a shape yet, or one that torch.compile traces with.
+
+    The last claims another device.
+    """
+    if tensor.device.type == _META or is_lazy(tensor):
         return True
     return tensor.layout is torch.strided and tensor.untyped_storage().device.type == _META
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from gaudi3_rt._units import bytes_text
 from gaudi3_rt.errors import ParameterValidationError
-from gaudi3_rt.memory._format import bytes_text, percent_text, shorten, table
+from gaudi3_rt.memory._format import percent_text, shorten, table
 
 Basis = Literal["exact", "estimated"]
 Kind = Literal["parameters", "buffers", "gradients", "optimizer state", "step workspace", "activations"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.memory._activations import activation_bytes
@@ -42,10 +43,15 @@ def plan(
         loss: makes the loss of what the model returns; by default its ``loss``, or the sum of what it returns.
 
     Raises:
-        ParameterValidationError: an optimizer's step, or the model with this batch, depends on values of tensors.
+        ParameterValidationError: an optimizer's step, or the model with this batch, depends on values of tensors, or a
+            parameter of a lazy module has no shape yet.
     """
     if not isinstance(model, torch.nn.Module):
         msg = f"model={type(model).__name__}: must be a torch.nn.Module"
+        raise ParameterValidationError(msg)
+    shapeless = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
+    if shapeless:
+        msg = f"{', '.join(shapeless[:3])} of the model: no shape yet, so no bytes; call the model once with a batch"
         raise ParameterValidationError(msg)
     shadows = _shadows(optimizer, list(model.parameters()))
     params = list(dict.fromkeys([*model.parameters(), *(p for one in shadows for p in one.sources.values())]))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gaudi3_rt._protocols import MemoryStats
-from gaudi3_rt.memory._format import bytes_text, percent_text, shorten, shorten_name, table
+from gaudi3_rt._units import bytes_text
+from gaudi3_rt.memory._format import percent_text, shorten, shorten_name, table
 
 Owner = Literal["parameter", "gradient", "optimizer state", "buffer", "other"]
 

@@ -43,6 +43,12 @@ class Fault:
     ranks: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
+        numbers = {"step": self.step, "times": self.times}
+        numbers |= {} if self.last_step is None else {"last_step": self.last_step}
+        for name, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, int):
+                message = f"{name} is {number!r}; it has to be a whole number"
+                raise ParameterValidationError(message)
         lasting = self.kind in LASTING
         needs_value = self.kind in {"synstatus", "hang", "slow", "leak", "temperature", "power"}
         problems = (

@@ -82,6 +82,10 @@ class SoftwareHPU:
             msg = f"versions has {', '.join(unknown)}; it can have {', '.join(VERSIONS)}"
             raise ParameterValidationError(msg)
         faults = parse_script(script) if isinstance(script, str) else tuple(script)
+        strange = next((one for one in faults if not isinstance(one, Fault)), None)
+        if strange is not None:
+            msg = f"the script has {strange!r}; it has to be Fault objects, or one text with semicolons between entries"
+            raise ParameterValidationError(msg)
         traits = Traits(
             memory=parse_bytes(memory, "memory"),
             workspace=0 if workspace == 0 else parse_bytes(workspace, "workspace"),

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from gaudi3_rt import _config
+
 Defines: TypeAlias = Mapping[str, str | int | float | bool | None]
 
 HEADERS = Path(__file__).parent / "emulator"
@@ -84,7 +86,7 @@ def find_compiler() -> str:
     Raises:
         CompileError: there is none.
     """
-    named = os.environ.get("CXX")
+    named = _config.compiler()
     for name in (named,) if named else _COMPILERS:
         if path := shutil.which(name):
             return path
@@ -96,8 +98,7 @@ def find_compiler() -> str:
 
 def cache_dir() -> Path:
     """Where compiled kernels are kept: ``$XDG_CACHE_HOME/gaudi3_rt/tpc``, by default in ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "gaudi3_rt" / "tpc"
+    return _config.cache_home() / "gaudi3_rt" / "tpc"
 
 
 @functools.lru_cache
@@ -130,7 +131,7 @@ def _command(arch: str, defines: Defines, include_dirs: Sequence[Path], flags: S
 
 
 def _compiler_run(command: list[str], text: str, folder: Path, suffix: str = ".cpp") -> str:
-    environment = {**os.environ, "LC_ALL": "C"}
+    environment = {**_config.environment(), "LC_ALL": "C"}
     source = folder / f"kernel{suffix}"
     source.write_text(text)
     run = subprocess.run(  # noqa: S603

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from gaudi3_rt.optim._batch import Batch, Rule
+from gaudi3_rt.optim._batch import Batch
+from gaudi3_rt.optim._rule import Rule
 
 
 class FusedEMA:

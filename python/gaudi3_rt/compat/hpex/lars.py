@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from gaudi3_rt import optim
-from gaudi3_rt.optim._batch import Rule
+from gaudi3_rt.optim._rule import Rule
 from gaudi3_rt.reduce import sum_squares
 
 
