@@ -68,6 +68,11 @@ CodecInfo describe_codec(const char* name) {
   return {name, sizeof(typename C::Stored), second_bytes<C>, in_blocks<C>};
 }
 
+template <class Wire>
+std::int64_t bytes_on(std::int64_t n) {
+  return n * Wire::kBytes + (n + kBlock - 1) / kBlock * Wire::kHeaderBytes;
+}
+
 }  // namespace
 
 const KernelInfo& info(KernelId id) {
@@ -93,6 +98,18 @@ const MapInfo& info(MapId id) {
   {#stem, {std::begin(Type::kParameters), std::end(Type::kParameters)}, Type::reference},
   static const MapInfo maps[] = {GAUDI3_RT_MAPS(GAUDI3_RT_DESCRIBE_MAP)};
   return maps[static_cast<int>(id)];
+}
+
+const TransferInfo& info(TransferId id) {
+#define GAUDI3_RT_DESCRIBE_TRANSFER(stem, Type) {#stem, Type::reference},
+  static const TransferInfo transfers[] = {GAUDI3_RT_TRANSFERS(GAUDI3_RT_DESCRIBE_TRANSFER)};
+  return transfers[static_cast<int>(id)];
+}
+
+const WireInfo& info(WireId id) {
+#define GAUDI3_RT_DESCRIBE_WIRE(stem, Type) {#stem, bytes_on<Type>, Type::reference},
+  static const WireInfo wires[] = {GAUDI3_RT_WIRES(GAUDI3_RT_DESCRIBE_WIRE)};
+  return wires[static_cast<int>(id)];
 }
 
 bool is_positive(std::string_view state) {

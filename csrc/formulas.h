@@ -1,4 +1,5 @@
-// What is known of kernels, reductions and maps besides their loops: names, constants of a step, references in double.
+// What is known of kernels, reductions, maps, transfers and wires besides their loops: names, constants of a step,
+// references in double.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -40,6 +41,17 @@ struct MapInfo {
   double (*reference)(const double* parameters, double x);
 };
 
+struct TransferInfo {
+  std::string_view name;
+  double (*reference)(double factor, double from, double into);
+};
+
+struct WireInfo {
+  std::string_view name;
+  std::int64_t (*bytes)(std::int64_t n);  // of n elements
+  void (*reference)(double* x, std::int64_t n);
+};
+
 struct CodecInfo {
   std::string_view name;
   std::int64_t bytes;         // of one stored element
@@ -50,6 +62,8 @@ struct CodecInfo {
 const KernelInfo& info(KernelId id);
 const ReductionInfo& info(ReductionId id);
 const MapInfo& info(MapId id);
+const TransferInfo& info(TransferId id);
+const WireInfo& info(WireId id);
 const CodecInfo& info(Codec id);
 
 // Whether a state of this name cannot be negative: a mean or sum of squares.

@@ -1,4 +1,4 @@
-// The one list of everything that has a name: kernels, reductions, maps, codecs.
+// The one list of everything that has a name: kernels, reductions, maps, transfers, codecs, wires.
 //
 // A kernel is added by two lines here: its header and its X(stem, Type). Tables, bindings and tests are derived from
 // these lists. The lists may be read anywhere; the formulas are only included by a file that defines
@@ -30,6 +30,10 @@
 #include "reductions/max_abs.h"
 #include "reductions/sum_abs.h"
 #include "reductions/sum_squares.h"
+#include "transfers/accumulate.h"
+#include "transfers/cast.h"
+#include "wires/bfloat16.h"
+#include "wires/int8.h"
 #endif
 
 // X(stem, Type): kernels of optimizers; stem is the name that Python uses.
@@ -63,6 +67,16 @@
 #define GAUDI3_RT_MAPS(X) \
   X(scale, Scale)         \
   X(clamp, Clamp)
+
+// X(stem, Type): functions of one element of each of two tensors, of which the second takes the result.
+#define GAUDI3_RT_TRANSFERS(X) \
+  X(cast, Cast)                \
+  X(accumulate, Accumulate)
+
+// X(stem, Type): how a gradient is sent.
+#define GAUDI3_RT_WIRES(X)  \
+  X(bfloat16, Bfloat16Wire) \
+  X(int8, Int8Wire)
 
 // X(stem, Type...): how an operand is stored in memory; every formula sees float. The first three are torch dtypes that
 // need nothing besides; "_positive" is for what cannot be negative.

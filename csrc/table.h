@@ -12,6 +12,8 @@ enum class Codec : std::uint8_t { GAUDI3_RT_CODECS(GAUDI3_RT_ENUMERATE) };
 enum class KernelId : std::uint8_t { GAUDI3_RT_KERNELS(GAUDI3_RT_ENUMERATE) };
 enum class ReductionId : std::uint8_t { GAUDI3_RT_REDUCTIONS(GAUDI3_RT_ENUMERATE) };
 enum class MapId : std::uint8_t { GAUDI3_RT_MAPS(GAUDI3_RT_ENUMERATE) };
+enum class TransferId : std::uint8_t { GAUDI3_RT_TRANSFERS(GAUDI3_RT_ENUMERATE) };
+enum class WireId : std::uint8_t { GAUDI3_RT_WIRES(GAUDI3_RT_ENUMERATE) };
 #undef GAUDI3_RT_ENUMERATE
 
 #define GAUDI3_RT_COUNT(stem, ...) +1
@@ -19,6 +21,8 @@ constexpr int kCodecs = 0 GAUDI3_RT_CODECS(GAUDI3_RT_COUNT);
 constexpr int kKernels = 0 GAUDI3_RT_KERNELS(GAUDI3_RT_COUNT);
 constexpr int kReductions = 0 GAUDI3_RT_REDUCTIONS(GAUDI3_RT_COUNT);
 constexpr int kMaps = 0 GAUDI3_RT_MAPS(GAUDI3_RT_COUNT);
+constexpr int kTransfers = 0 GAUDI3_RT_TRANSFERS(GAUDI3_RT_COUNT);
+constexpr int kWires = 0 GAUDI3_RT_WIRES(GAUDI3_RT_COUNT);
 #undef GAUDI3_RT_COUNT
 
 // Elements a thread takes at a time. Part of the numerics of a reduction (one partial result a chunk), hence fixed:
@@ -89,12 +93,45 @@ using Encode = void (*)(const Operand& operand, int index, std::int64_t n, const
 // Replaces elements [begin, begin + n) by what the map makes of them.
 using MapChunk = void (*)(const float* parameters, const Operand& operand, std::int64_t begin, std::int64_t n);
 
+// The sum of nodes (shards of a tensor, or partial sums of them) along a tree. Node by node is pushed onto a stack of
+// partial sums, whose two topmost are then added merges[i] times; one sum is left in the end.
+struct TreeSum {
+  const Operand* nodes;
+  const std::uint8_t* merges;
+  int n_nodes;
+  float factor;  // of the sum, multiplied in float before it is stored
+  Operand out;   // may be one of the nodes
+  bool bypass;   // out does not go through the caches; it is no node then, and begins at a multiple of 64 bytes
+};
+
+// Partial sums that may be on that stack at a time: enough for any tree over 2^15 shards.
+constexpr int kMaxDepth = 16;
+
+// Forms elements [begin, begin + n), at most kChunk of them; returns the sum of squares of what is stored if asked to.
+using TreeSumChunk = double (*)(const TreeSum& sum, std::int64_t begin, std::int64_t n, bool measured);
+
+// into[i] = transfer(factor, from[i], into[i]) for i in [begin, begin + n).
+using TransferChunk = void (*)(float factor, const Operand& from, const Operand& into, std::int64_t begin,
+                               std::int64_t n);
+
+// Puts factor * x[i] (+ residual[i]) for i in [begin, begin + n) onto the wire, of which `wire` is the first byte of
+// element 0; begin is a multiple of kBlock. residual, if it is not null, takes what that loses.
+using CompressChunk = void (*)(float factor, const Operand& x, float* residual, char* wire, std::int64_t begin,
+                               std::int64_t n);
+
+// The reverse: x[i] = factor * what is on the wire.
+using DecompressChunk = void (*)(float factor, const char* wire, const Operand& x, std::int64_t begin, std::int64_t n);
+
 struct IsaTable {
   const char* name;  // from the compiler's own macros, so that a build with the wrong flags shows
   StepChunk step[kKernels];
   MeasureChunk measure[kKernels];
   ReduceChunk reduce[kReductions];
   MapChunk map[kMaps];
+  TransferChunk transfer[kTransfers];
+  CompressChunk compress[kWires];
+  DecompressChunk decompress[kWires];
+  TreeSumChunk tree_sum;
   Decode decode;
   Encode encode;
 };

@@ -29,6 +29,17 @@ inline void widen(const float* x, Doubles& wide) {
 #endif
 }
 
+// Adds the squares of floats to a sum. They are exact in double, so it does not matter whether they are rounded.
+inline void add_squares(const Doubles& x, Doubles& sum) {
+#if defined(__AVX512F__)
+  sum = _mm512_fmadd_pd(x, x, sum);
+#elif defined(__FMA__)
+  sum = _mm256_fmadd_pd(x, x, sum);
+#else
+  sum += x * x;
+#endif
+}
+
 // One running sum per stream and lane. An element's place in its chunk decides which one it is added to (isa/body.h),
 // and total() adds them up in one order: the bits of a sum are the same on every ISA.
 struct LaneSums {

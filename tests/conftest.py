@@ -23,14 +23,18 @@ def _hypothesis_home(tmp_path_factory):
     hypothesis.configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cache_home(tmp_path_factory):
-    """Keeps what is compiled for the emulator out of the user's cache; processes that share a run share it."""
+@pytest.fixture(scope="session")
+def run_home(tmp_path_factory):
+    """A folder that the processes of a run share."""
     home = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        home = home.parent
+    return home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_home(run_home):
+    """Keeps what is compiled for the emulator out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.setenv("XDG_CACHE_HOME", str(run_home / "cache"))
         yield
 
 
@@ -55,6 +59,18 @@ def isa(request):
 @pytest.fixture(scope="module", params=_core.reductions())
 def reduction(request):
     """Name of a reduction."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=_core.transfers())
+def transfer(request):
+    """Name of a function from one tensor to another."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=_core.wires())
+def wire(request):
+    """Name of a form in which gradients are sent."""
     return request.param
 
 

@@ -3,14 +3,13 @@
 import ctypes
 import itertools
 import math
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import _stored
 import numpy as np
 import pytest
 import torch
-from _problems import ROOT, TORCH_DTYPES, bits, check_against_reference, hyper_of, operand_names, problem, run_tool
+from _mutant_builds import build_mutants
+from _problems import TORCH_DTYPES, bits, check_against_reference, hyper_of, operand_names, problem
 
 from gaudi3_rt import _core
 
@@ -142,29 +141,10 @@ CODEC_MUTANTS = {
 }
 
 
-def build(folder, file, old, new):
-    """Compiles the scalar build with one text replaced; returns its library."""
-    shutil.copytree(ROOT / "csrc", folder / "csrc")
-    source = (folder / "csrc" / file).read_text(encoding="utf-8")
-    assert source.count(old) == 1, f"csrc/{file} has to contain this text once: {old!r}"
-    (folder / "csrc" / file).write_text(source.replace(old, new), encoding="utf-8")
-    (folder / "shim.cpp").write_text(SHIM, encoding="utf-8")
-    flags = ["-std=c++17", "-O0", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-fPIC", "-shared"]
-    sources = [folder / "shim.cpp", folder / "csrc/formulas.cpp"]
-    built = run_tool("g++", *flags, f"-I{folder}", *sources, "-o", folder / "mutant.so")
-    assert built.returncode == 0, built.stderr
-    return ctypes.CDLL(str(folder / "mutant.so"))
-
-
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory):
-    """All mutants by name, compiled two at a time."""
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    mutants = {**MUTANTS, **CODEC_MUTANTS}
-    folders = [tmp_path_factory.mktemp("mutant") for _ in mutants]
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(mutants, pool.map(lambda f, m: build(f, *m), folders, mutants.values()), strict=True))
+    """All mutants by name."""
+    return build_mutants({**MUTANTS, **CODEC_MUTANTS}, SHIM, ["csrc/formulas.cpp"], tmp_path_factory)
 
 
 CODECS = {dtype: _core.codecs().index(name) for name, dtype in TORCH_DTYPES.items()}

@@ -8,7 +8,8 @@ from _problems import HYPER, ROOT
 
 import gaudi3_rt
 from gaudi3_rt import _core
-from gaudi3_rt.optim import _batch
+from gaudi3_rt.optim import _elsewhere
+from gaudi3_rt.reduce._transfers import COMPOSITES
 
 CSRC = ROOT / "csrc"
 
@@ -36,12 +37,12 @@ def test_every_kernel_header_is_listed():
 
 def test_every_kernel_has_a_composite(kernel):
     """A kernel has the same update in torch operations, for tensors that it does not reach."""
-    assert kernel in _batch.COMPOSITES, f"kernel '{kernel}' has no composite in gaudi3_rt.optim._batch.COMPOSITES"
+    assert kernel in _elsewhere.COMPOSITES, f"kernel '{kernel}' has no composite in optim._elsewhere.COMPOSITES"
 
 
 def test_every_composite_has_a_kernel():
     """A composite stands for a kernel that exists."""
-    extra = _batch.COMPOSITES.keys() - set(_core.kernels())
+    extra = _elsewhere.COMPOSITES.keys() - set(_core.kernels())
     assert not extra, f"COMPOSITES has updates for kernels that csrc/registry.h does not list: {sorted(extra)}"
 
 
@@ -53,7 +54,7 @@ def test_every_composite_is_the_definition(kernel):
     rows = [torch.rand(50, dtype=torch.float64, generator=generator) for _ in range(2 + n_states)]
     arrays = [row.numpy().copy() for row in rows]
     _core.reference(kernel, hyper, 3.0, arrays)
-    _batch.COMPOSITES[kernel](hyper, 3.0, rows[0], rows[1], rows[2:], lambda sums: sums)
+    _elsewhere.COMPOSITES[kernel](hyper, 3.0, rows[0], rows[1], rows[2:], lambda sums: sums)
     for row, array in zip(rows, arrays, strict=True):
         torch.testing.assert_close(row, torch.from_numpy(array), rtol=1e-14, atol=1e-15)
 
@@ -64,11 +65,17 @@ def test_every_hyper_parameter_has_a_value_to_test_with(kernel):
     assert not unknown, f"kernel '{kernel}' has hyper-parameters without a value in tests/_problems.py HYPER: {unknown}"
 
 
-@pytest.mark.parametrize(("listed", "folder"), [(_core.reductions, "reductions"), (_core.maps, "maps")])
-def test_reductions_and_maps_have_one_header_each(listed, folder):
-    """A reduction or map is written in the header of its name, and every such header is listed."""
+@pytest.mark.parametrize("folder", ["reductions", "maps", "transfers", "wires"])
+def test_what_is_listed_has_one_header_each(folder):
+    """A reduction, map, transfer or wire is written in the header of its name, and every such header is listed."""
+    listed = getattr(_core, folder)
     differ = set(listed()) ^ stems(folder)
     assert not differ, f"csrc/registry.h and csrc/{folder}/ differ in {sorted(differ)}"
+
+
+def test_every_transfer_has_a_composite():
+    """A transfer has the same in torch operations, for tensors that it does not reach."""
+    assert COMPOSITES.keys() == set(_core.transfers())
 
 
 def test_every_codec_header_is_used():
@@ -85,5 +92,6 @@ def test_build_info_lists_the_registry():
     """`gaudi3_rt.build_info()` tells what is in the registry, in its order."""
     info = gaudi3_rt.build_info()
     assert (list(info.kernels), list(info.reductions)) == (_core.kernels(), _core.reductions())
+    assert (list(info.transfers), list(info.wires)) == (_core.transfers(), _core.wires())
     assert (list(info.codecs), list(info.isas)) == (_core.codecs(), _core.isas())
     assert info.compiler == _core.COMPILER

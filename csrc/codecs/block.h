@@ -34,7 +34,6 @@ struct Block {
     });
   }
 
- private:
   // Calls work(first, length) for the blocks of [0, n); of a whole block, the compiler knows the length.
   template <class Work>
   GAUDI3_RT_EARLY static void for_each_block(std::int64_t n, const Work& work) {
@@ -53,6 +52,7 @@ struct Block {
     }
   }
 
+ private:
   GAUDI3_RT_EARLY static void encode(const float* x, const Format& format, std::int64_t n, const std::uint32_t* words,
                                      int shift, Stored* codes) {
     const Format f = format;

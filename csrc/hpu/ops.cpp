@@ -77,6 +77,8 @@ PartialOutputMetaDataVector outputs_of(const tpc::Kernel& kernel, const c10::Sta
     TORCH_CHECK(given.dim() == (in_rows ? 2 : 1) && n == wanted, qualified(kernel), ": ", inputs[i].name, " has shape ",
                 given.sizes(), "; it must be ", in_rows ? "[rows, " : "[", wanted, "] (flatten ",
                 in_rows ? "each row)" : "it)");
+    TORCH_CHECK(!in_rows || tpc::can_add_up(static_cast<std::uint64_t>(given.size(0))), qualified(kernel), ": ",
+                inputs[i].name, " has ", given.size(0), " rows; it must have 1 to ", tpc::kMaxShards);
     TORCH_CHECK(static_cast<std::uint64_t>(n) <= tpc::kMaxElements, qualified(kernel), ": ", inputs[i].name, " has ", n,
                 " elements; at most ", tpc::kMaxElements, " are possible");
   }

@@ -235,8 +235,9 @@ void add_stream(Reduction& sum, int stream, const float* x, std::int64_t n) {
 }
 
 // A chunk is read as four streams side by side: one core has more loads in flight that way than with one stream.
-template <class Reduction>
-double reduce_chunk(const Operand& operand, std::int64_t begin, std::int64_t n) {
+// tile(first, n, more, buffer) gives n floats from `first` on; more: another tile of that stream follows.
+template <class Reduction, class Tile>
+Reduction reduce_streams(std::int64_t n, const Tile& tile) {
   constexpr std::int64_t kStream = kChunk / kStreams;
   alignas(64) float buffers[kStreams][kTile];
   Reduction sum;
@@ -247,8 +248,7 @@ double reduce_chunk(const Operand& operand, std::int64_t begin, std::int64_t n) 
       const std::int64_t first = s * kStream + offset;
       const std::int64_t left = n - first;
       length[s] = left < 0 ? 0 : left < kTile ? left : kTile;
-      if (left > kTile) prefetch(operand, begin + first + kTile);
-      x[s] = length[s] > 0 ? read(operand, begin + first, length[s], buffers[s]) : nullptr;
+      x[s] = length[s] > 0 ? tile(first, length[s], left > kTile, buffers[s]) : nullptr;
     }
     if (length[kStreams - 1] == kTile) {
       for (std::int64_t i = 0; i < kTile; i += kLanes) {
@@ -258,7 +258,16 @@ double reduce_chunk(const Operand& operand, std::int64_t begin, std::int64_t n) 
       for (int s = 0; s < kStreams; ++s) add_stream(sum, s, x[s], length[s]);
     }
   }
-  return sum.value();
+  return sum;
+}
+
+template <class Reduction>
+double reduce_chunk(const Operand& operand, std::int64_t begin, std::int64_t n) {
+  const auto tile = [&](std::int64_t first, std::int64_t length, bool more, float* buffer) GAUDI3_RT_EARLY {
+    if (more) prefetch(operand, begin + first + kTile);
+    return read(operand, begin + first, length, buffer);
+  };
+  return reduce_streams<Reduction>(n, tile).value();
 }
 
 template <class Kernel>
@@ -358,6 +367,9 @@ void map_chunk(const float* parameters, const Operand& operand, std::int64_t beg
   }
 }
 
+#include "transfers.h"
+#include "tree_sum.h"
+
 #if defined(__AVX512F__)
 constexpr char kName[] = "avx512";
 #elif defined(__AVX2__)
@@ -372,11 +384,18 @@ constexpr char kName[] = "scalar";
 #define GAUDI3_RT_MEASURE(stem, ...) measure_or_null<__VA_ARGS__>(),
 #define GAUDI3_RT_REDUCE(stem, ...) reduce_chunk<__VA_ARGS__>,
 #define GAUDI3_RT_MAP(stem, ...) map_chunk<__VA_ARGS__>,
+#define GAUDI3_RT_TRANSFER(stem, ...) transfer_chunk<__VA_ARGS__>,
+#define GAUDI3_RT_COMPRESS(stem, ...) compress_chunk<__VA_ARGS__>,
+#define GAUDI3_RT_DECOMPRESS(stem, ...) decompress_chunk<__VA_ARGS__>,
 extern const gaudi3_rt::IsaTable GAUDI3_RT_TABLE;
 const gaudi3_rt::IsaTable GAUDI3_RT_TABLE = {kName,
                                              {GAUDI3_RT_KERNELS(GAUDI3_RT_STEP)},
                                              {GAUDI3_RT_KERNELS(GAUDI3_RT_MEASURE)},
                                              {GAUDI3_RT_REDUCTIONS(GAUDI3_RT_REDUCE)},
                                              {GAUDI3_RT_MAPS(GAUDI3_RT_MAP)},
+                                             {GAUDI3_RT_TRANSFERS(GAUDI3_RT_TRANSFER)},
+                                             {GAUDI3_RT_WIRES(GAUDI3_RT_COMPRESS)},
+                                             {GAUDI3_RT_WIRES(GAUDI3_RT_DECOMPRESS)},
+                                             tree_sum_chunk,
                                              decode_all,
                                              encode_all};

@@ -11,6 +11,7 @@
 #include "grad_list.h"
 #include "lookup.h"
 #include "py_tensor_list.h"
+#include "shards.h"
 #include "tpc_kernels.h"
 
 namespace py = pybind11;
@@ -211,5 +212,6 @@ PYBIND11_MODULE(_core, m) {
       "draw_keys", draw_keys, py::arg("seed"), py::arg("t"), py::arg("number"), py::arg("operand"),
       "Two keys and a shift, from which a TPC kernel draws what encode() draws for a parameter's first 2^32 elements.");
   bind_grad_list(m);
+  bind_shards(m);
   bind_tpc_kernels(m);
 }

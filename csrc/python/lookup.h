@@ -35,6 +35,8 @@ Id find(int count, const std::string& wanted, const char* what) {
 
 inline KernelId kernel_id(const std::string& name) { return find<KernelId>(kKernels, name, "kernel"); }
 inline ReductionId reduction_id(const std::string& name) { return find<ReductionId>(kReductions, name, "reduction"); }
+inline TransferId transfer_id(const std::string& name) { return find<TransferId>(kTransfers, name, "transfer"); }
+inline WireId wire_id(const std::string& name) { return find<WireId>(kWires, name, "wire"); }
 inline MapId map_id(const std::string& name) { return find<MapId>(kMaps, name, "map"); }
 
 inline Codec codec_id(const std::string& name) { return find<Codec>(kCodecs, name, "codec"); }

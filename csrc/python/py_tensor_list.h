@@ -15,7 +15,7 @@ namespace gaudi3_rt {
 
 // Keeps the lists it was given, and the gradients, alive until clear().
 //
-// A `rule` is an object with the attributes of gaudi3_rt.optim._batch.Rule. Besides parameter and gradient, tensors are
+// A `rule` is an object with the attributes of gaudi3_rt.optim._rule.Rule. Besides parameter and gradient, tensors are
 // called by their keys in an optimizer's state: "<state>" alone, or "<state>_codes" and "<state>_scales"; "param_low"
 // or "param_master" for the parameter; "ema" for its average.
 class PyTensorList {

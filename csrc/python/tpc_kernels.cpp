@@ -74,6 +74,7 @@ py::list tpc_kernels() {
 void bind_tpc_kernels(py::module_& m) {
   m.attr("TPC_MEMBER_ELEMENTS") = G3RT_MEMBER_ELEMENTS;
   m.attr("TPC_BLOCK_ELEMENTS") = G3RT_BLOCK_ELEMENTS;
+  m.attr("TPC_MAX_SHARDS") = G3RT_MAX_SHARDS;
   m.def("tpc_kernels", tpc_kernels, "The TPC kernels: how each is compiled, its tensors, and what a member touches.");
 }
 

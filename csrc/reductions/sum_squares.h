@@ -12,7 +12,7 @@ struct SumSquares {
     for (int part = 0; part < kParts; ++part) {
       Doubles wide;
       widen(x + part * kWidth, wide);
-      sums.of[stream][part] += wide * wide;
+      add_squares(wide, sums.of[stream][part]);
     }
   }
 

@@ -10,6 +10,7 @@ CHUNK: int
 COMPILER: str
 TPC_COMPILER: str
 TPC_BLOCK_ELEMENTS: int
+TPC_MAX_SHARDS: int
 TPC_MEMBER_ELEMENTS: int
 
 class KernelDescription(TypedDict):
@@ -62,6 +63,8 @@ def isas() -> list[str]: ...
 def kernels() -> list[str]: ...
 def reductions() -> list[str]: ...
 def codecs() -> list[str]: ...
+def transfers() -> list[str]: ...
+def wires() -> list[str]: ...
 def describe_kernel(kernel: str) -> KernelDescription: ...
 def describe_codec(codec: str) -> CodecDescription: ...
 def kernel_constants(kernel: str, hyper: Sequence[float], t: float) -> list[float]: ...
@@ -97,6 +100,56 @@ def reduce(
     n_threads: int,
     use_exchange_table: bool = True,
 ) -> list[float | None]: ...
+def reduce_nodes(
+    isa: str,
+    tensor_type: type,
+    outs: list[torch.Tensor],
+    nodes: list[list[torch.Tensor]],
+    merges: Sequence[int],
+    factor: float,
+    chunk_sums: npt.NDArray[np.float64] | None,
+    n_threads: int,
+    use_exchange_table: bool = True,
+) -> bool: ...
+def reduce_nodes_reference(
+    nodes: Sequence[npt.NDArray[np.float64]], merges: Sequence[int], factor: float, out: npt.NDArray[np.float64]
+) -> None: ...
+def transfer(
+    isa: str,
+    tensor_type: type,
+    transfer: str,
+    from_: list[torch.Tensor],
+    into: list[torch.Tensor],
+    factor: float,
+    n_threads: int,
+    use_exchange_table: bool = True,
+) -> list[int]: ...
+def transfer_reference(
+    transfer: str, factor: float, from_: npt.NDArray[np.float64], into: npt.NDArray[np.float64]
+) -> None: ...
+def wire_bytes(wire: str, n: int) -> int: ...
+def compress(
+    isa: str,
+    tensor_type: type,
+    wire: str,
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    out: torch.Tensor,
+    factor: float,
+    n_threads: int,
+    use_exchange_table: bool = True,
+) -> bool: ...
+def decompress(
+    isa: str,
+    tensor_type: type,
+    wire: str,
+    compressed: torch.Tensor,
+    out: torch.Tensor,
+    factor: float,
+    n_threads: int,
+    use_exchange_table: bool = True,
+) -> bool: ...
+def wire_reference(wire: str, x: npt.NDArray[np.float64]) -> None: ...
 
 class GradList:
     def __init__(self, isa: str, tensor_type: type, use_exchange_table: bool = True) -> None: ...
