@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 TABLE = FOLDER / "assembly.md"
 ARCHITECTURE = "gaudi2"
 LANES = 64  # of f32 in a vector
-SHARDS = 2  # that are summed up: the second is what the inner loop is for
+SHARDS = 2  # that are summed up; the loop for them has the fewest bundles
 MEMBER_VECTORS = _core.TPC_MEMBER_ELEMENTS // LANES
 BYTES = {"f32": 4, "i32": 4, "bf16": 2, "i8": 1, "u8": 1}
 LABEL = re.compile(r"([.\w$]+):")
@@ -189,7 +189,7 @@ def page(version: str, rows: list[list[str]]) -> str:
 Written by `make tpc-asm`. Every kernel was compiled for {ARCHITECTURE} by {version}; a test compares the
 sources with those that were compiled: sha256 {digest()}.
 
-- bytes/element: read and written in memory; by `shard_sum`, of {SHARDS} shards.
+- bytes/element: read and written in memory; by `reduce_shards`, of {SHARDS} shards.
 - bundles/vector: instruction bundles of the loop for each 64 elements, counted in the listing, with what is done once a
   member in equal parts.
 - estimated: the share of the memory's bandwidth that the kernel could use if a TPC started one bundle a clock and never

@@ -14,14 +14,6 @@ static inline float64 round_stochastically(float64 x, int element, Keys keys) {
 }
 #endif
 
-#ifdef BF16_TO_F32
-#define LOAD g3rt_load_bf16
-#define STORE g3rt_store_f32
-#else
-#define LOAD g3rt_load_f32
-#define STORE g3rt_store_bf16
-#endif
-
 void main(tensor x,
 #ifdef STOCHASTIC
           tensor key_numbers,
@@ -35,11 +27,11 @@ void main(tensor x,
   const int end = (first[0] + count[0]) * G3RT_MEMBER_ELEMENTS;
 #pragma loop_unroll(4)
   for (int element = first[0] * G3RT_MEMBER_ELEMENTS; element < end; element += 2 * G3RT_LANES) {
-    float128 values = LOAD(element, x);
+    float128 values = G3RT_LOAD(element, x);
 #ifdef STOCHASTIC
     values.v1 = round_stochastically(values.v1, element, keys);
     values.v2 = round_stochastically(values.v2, element + G3RT_LANES, keys);
 #endif
-    STORE(element, y, values);
+    G3RT_STORE(element, y, values);
   }
 }

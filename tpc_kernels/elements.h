@@ -55,11 +55,15 @@ static inline void g3rt_store_bf16(int element, const tensor x, float128 pair) {
   v_bf16_st_tnsr(g3rt_at(element), x, convert_float128_to_bfloat128(pair, SW_RHNE | SW_LINEAR));
 }
 
-#ifdef BF16
+/* Both f32, both bf16, or one of each. */
+#if defined(BF16) || defined(BF16_TO_F32)
 #define G3RT_LOAD g3rt_load_bf16
-#define G3RT_STORE g3rt_store_bf16
 #else
 #define G3RT_LOAD g3rt_load_f32
+#endif
+#if defined(BF16) || defined(F32_TO_BF16)
+#define G3RT_STORE g3rt_store_bf16
+#else
 #define G3RT_STORE g3rt_store_f32
 #endif
 

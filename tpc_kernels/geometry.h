@@ -6,6 +6,9 @@
    last one may reach past the end: its loads are padded there, its stores dropped. */
 #define G3RT_MEMBER_ELEMENTS 2048
 
+/* Shards that are added up at once: rows of a tensor, 1 to so many. */
+#define G3RT_MAX_SHARDS 64
+
 /* Elements that share a scale in the int8 format. */
 #define G3RT_BLOCK_ELEMENTS 256
 

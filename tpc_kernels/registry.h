@@ -12,7 +12,7 @@ enum class Dtype : std::uint8_t { f32, bf16, i8, u8, i32 };
 // The elements of a tensor that member i of the (one-dimensional) index space touches.
 enum class Access : std::uint8_t {
   elements,  // [i * kMemberElements, (i + 1) * kMemberElements)
-  rows,      // the same of dimension 0, and all of dimension 1
+  rows,      // the same of dimension 0, and all of dimension 1, which has 1 to kMaxShards
   whole,     // all
   partial,   // element i: one result a member
   scales,    // [i * kMemberElements / kBlockElements, ...): one number a block
@@ -37,7 +37,7 @@ struct Kernel {
   const char* name;     // the GUID is "g3rt_" + name
   const char* source;   // file in tpc_kernels
   const char* defines;  // macros that the file is compiled with, between spaces; "" for none
-  const char* cpu;      // kernel, reduction, map or codec of csrc/registry.h with this formula; "" where there is none
+  const char* cpu;      // what csrc/registry.h names that has this formula; "" where there is nothing
   Operand inputs[kMaxOperands];
   Operand outputs[kMaxOperands];
   bool single_member = false;  // an index space of one, for kernels that finish a reduction
@@ -59,6 +59,8 @@ struct Kernel {
   Operand { "largest", Dtype::f32, Access::scales }
 #define G3RT_CODES_PER_OCTAVE \
   Operand { "codes_per_octave", Dtype::f32, Access::scales }
+#define G3RT_SHARDS(dtype) \
+  Operand { "shards", dtype, Access::rows }
 #define G3RT_STATES(...) __VA_ARGS__
 
 // A step of one pass, with states; in f32, and with a bf16 gradient and a bf16 copy of the parameter written besides.
@@ -240,8 +242,35 @@ inline constexpr Kernel kKernels[] = {
      {G3RT_ANY_NUMBER("nonfinite"), G3RT_ONE("found_inf")},
      {G3RT_ONE("found_inf")},
      true},
-    {"shard_sum_f32", "shard_sum.c", "", "", {{"shards", Dtype::f32, Access::rows}}, {G3RT_F32("sum")}},
-    {"shard_sum_bf16", "shard_sum.c", "BF16", "", {{"shards", Dtype::bf16, Access::rows}}, {G3RT_BF16("sum")}},
+
+    // Reduction of gradients. Those that go into a bucket or come out of it are scaled, from one dtype to the other or
+    // within one.
+    {"reduce_shards_f32",
+     "reduce_shards.c",
+     "",
+     "",
+     {G3RT_SHARDS(Dtype::f32), G3RT_ONE("factor")},
+     {G3RT_F32("reduced")}},
+    {"reduce_shards_bf16",
+     "reduce_shards.c",
+     "BF16",
+     "",
+     {G3RT_SHARDS(Dtype::bf16), G3RT_ONE("factor")},
+     {G3RT_BF16("reduced")}},
+    {"accumulate_f32",
+     "accumulate.c",
+     "",
+     "accumulate",
+     {G3RT_F32("main_grad"), G3RT_F32("grad"), G3RT_ONE("factor")},
+     {G3RT_F32("main_grad")}},
+    {"accumulate_bf16",
+     "accumulate.c",
+     "BF16",
+     "accumulate",
+     {G3RT_F32("main_grad"), G3RT_BF16("grad"), G3RT_ONE("factor")},
+     {G3RT_F32("main_grad")}},
+    {"scale_f32_to_bf16", "scale.c", "F32_TO_BF16", "cast", {G3RT_F32("x"), G3RT_ONE("factor")}, {G3RT_BF16("y")}},
+    {"scale_bf16_to_f32", "scale.c", "BF16_TO_F32", "cast", {G3RT_BF16("x"), G3RT_ONE("factor")}, {G3RT_F32("y")}},
 
     // Storage.
     {"cast_f32_to_bf16", "cast.c", "F32_TO_BF16", "bf16", {G3RT_F32("x")}, {G3RT_BF16("y")}},
@@ -287,6 +316,7 @@ inline constexpr Kernel kKernels[] = {
 #undef G3RT_KEYS
 #undef G3RT_LARGEST
 #undef G3RT_CODES_PER_OCTAVE
+#undef G3RT_SHARDS
 #undef G3RT_STATES
 #undef G3RT_STEP
 #undef G3RT_STATELESS_STEP

@@ -1,4 +1,5 @@
-/* x times a factor that stands in a tensor; with COUNT_NONFINITE also how many elements of a member are infinite or NaN
+/* x times a factor that stands in a tensor; with F32_TO_BF16 or BF16_TO_F32 from one dtype to the other, as gradients
+   go into a bucket and come out of it. With COUNT_NONFINITE also how many elements of a member are infinite or NaN
    before that, which is what unscaling gradients needs. */
 #include "sums.h"
 

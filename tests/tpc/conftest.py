@@ -2,13 +2,20 @@
 
 import functools
 import hashlib
-import os
 
 import _hpu
+import _precompiled
 import pytest
 
 from gaudi3_rt import tpc
 from gaudi3_rt.optim import _batch, _hpu_grads
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _precompiled_headers(run_home):
+    """Kernels compile in half the time."""
+    with _precompiled.precompiled(run_home):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +33,9 @@ def kernel(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def graph_compiler(tmp_path_factory):
+def graph_compiler(run_home):
     """An "hpu" device with the operators loaded."""
-    home = tmp_path_factory.getbasetemp()
-    with _hpu.loaded(_hpu.build_once(home.parent if "PYTEST_XDIST_WORKER" in os.environ else home)) as played:
+    with _hpu.loaded(_hpu.build_once(run_home)) as played:
         yield played
 
 

@@ -60,9 +60,10 @@ main:
 .LBB0_6:
 	halt
 """
-# Two vectors of shard_sum_f32: the first shard and the stores around a loop over the other shards.
+# Two vectors of reduce_shards_f32: of two shards, and of many, where a loop over more of them has the stores around it.
 SHARDS = """
 main:
+{two}
 .LBB0_1:
 	ld_tnsr  %V0, 0x0, %I7
 	ld_tnsr  %V1, 0x0, %I8
@@ -72,10 +73,24 @@ main:
 	add.f32  %V0, %V0, %V2
 	add.f32  %V1, %V1, %V3
 .LBB0_2:
-	st_tnsr  0x1, %I7, %V0
-	st_tnsr  0x1, %I8, %V1
+	st_tnsr  0x2, %I7, %V0
+	st_tnsr  0x2, %I8, %V1
 	jmpr .LBB0_1, %SP1
 	halt
+"""
+TWO_SHARDS = """
+	loop %S4, %S5, 512, <, .LBB0_3
+	ld_tnsr  %V0, 0x0, %I7
+	ld_tnsr  %V1, 0x0, %I8
+	ld_tnsr  %V2, 0x0, %I9
+{
+	ld_tnsr  %V3, 0x0, %I10
+	add.f32  %V0, %V0, %V2
+}
+	add.f32  %V1, %V1, %V3
+	st_tnsr  0x2, %I7, %V0
+	st_tnsr  0x2, %I8, %V1
+.LBB0_3:
 """
 COMPILER = """#!{python}
 import sys
@@ -121,14 +136,19 @@ def test_bundles_of_members(assembly):
     assert assembly.bundles_per_vector(KERNELS["sum_squares_f32"], NESTED) == 3 / 2 + 5 / (MEMBER / 64)
 
 
-def test_bundles_of_two_shards(assembly):
-    """What stands around the loop over shards is there for the elements that are stored, not for a whole member."""
-    assert assembly.bundles_per_vector(KERNELS["shard_sum_f32"], SHARDS) == (6 + 4) / 2
+def test_bundles_of_shards(assembly):
+    """What stands around the loop over shards is there for the elements that are stored, not for a whole member.
+
+    Of two loops the one for two shards counts.
+    """
+    kernel = KERNELS["reduce_shards_f32"]
+    assert assembly.bundles_per_vector(kernel, SHARDS.format(two="")) == (6 + 4) / 2
+    assert assembly.bundles_per_vector(kernel, SHARDS.format(two=TWO_SHARDS)) == 7 / 2
 
 
 def test_bytes_per_element(assembly):
     """Scalars are not counted, scales in parts, of shards two."""
-    names = ("adamw_f32", "adamw_bf16", "sum_squares_bf16", "shard_sum_f32", "quantise_int8_block")
+    names = ("adamw_f32", "adamw_bf16", "sum_squares_bf16", "reduce_shards_f32", "quantise_int8_block")
     assert [assembly.bytes_per_element(KERNELS[name]) for name in names] == [28, 28, 2, 12, 5 + 8 / 256]
 
 

@@ -35,10 +35,11 @@ from _graph_compiler import (
 from _operands import members, shapes
 from _tpc_kernels import BLOCK, KERNELS, MEMBER
 
-from gaudi3_rt import tpc
+from gaudi3_rt import _core, tpc
 
 CUT = {"elements", "rows"}
 MAX_ELEMENTS = 2**31 - 1 - MEMBER
+MAX_SHARDS = _core.TPC_MAX_SHARDS
 # Without a TPC compiler there is no program to hand over; all the rest of the answer is there.
 GRANTED = SUCCESS if tpc.has_compiled_kernels() else FAILED
 
@@ -256,6 +257,19 @@ def test_tensors_that_are_not_rows(library, kernel):
             axis = 2 if kernel[which][i]["access"] == "rows" else 1
             sizes.dims, sizes.max_sizes[axis], sizes.min_sizes[axis] = axis + 1, 3, 3
             assert one.run(library) == code
+
+
+@pytest.mark.parametrize("n_shards", [0, 1, MAX_SHARDS, MAX_SHARDS + 1])
+def test_numbers_of_shards(library, n_shards):
+    """The tree is for 1 to 64 rows; of more there would be a wrong sum. The nearest number is written back."""
+    for name in ("reduce_shards_f32", "reduce_shards_bf16"):
+        one = call(KERNELS[name], 700)
+        sizes = one.inputs[0].geometry
+        sizes.max_sizes[1] = sizes.min_sizes[1] = n_shards
+        nearest = min(max(n_shards, 1), MAX_SHARDS)
+        assert one.run(library) == (GRANTED if n_shards == nearest else INPUT_SIZE)
+        assert (sizes.dims, sizes.max_sizes[1], sizes.min_sizes[1]) == (2, nearest, nearest)
+        assert one.run(library) == GRANTED
 
 
 def test_dynamic_shapes(library):

@@ -252,6 +252,9 @@ def test_operators_refuse_what_no_kernel_takes(device, calls):
             adamw(row, wrong, row, row, row[:9])
     with pytest.raises(RuntimeError, match=r"scalars has shape \[8\]; it must be \[9\]"):
         adamw(row, row, row, row, row[:8])
+    for n_shards in (0, _core.TPC_MAX_SHARDS + 1):
+        with pytest.raises(RuntimeError, match=rf"shards has {n_shards} rows; it must have 1 to 64"):
+            torch.ops.gaudi3_rt_hpu.reduce_shards_f32(torch.ones(n_shards, 600).to(device), row[:1])
     assert not calls
 
 

@@ -128,13 +128,14 @@ def test_an_unflushed_denormal_is_caught(tmp_path, monkeypatch):
     numbers.write_text(text.replace(old, "return x;"), encoding="utf-8")
     sources = _tpc_kernels.mutate(tmp_path, "elements.h", "#define G3RT_LANES 64", "#define G3RT_LANES 64 ")
     monkeypatch.setattr(_compile, "HEADERS", tmp_path / "emulator")
+    monkeypatch.delenv("CPATH")  # precompiled is what it says without the change
     with pytest.raises(AssertionError, match="differs"):
         check("adamw_f32", folder=sources)
 
 
 def test_what_the_registry_names_is_there():
     """Sources, CPU formulas; main has the tensors of the table, in number; no name occurs twice among inputs."""
-    formulas = {*_core.kernels(), *_core.reductions(), *_core.maps(), *_core.codecs(), ""}
+    formulas = {*_core.kernels(), *_core.reductions(), *_core.maps(), *_core.transfers(), *_core.codecs(), ""}
     assert len(KERNELS) == len(_core.tpc_kernels())
     for name, kernel in KERNELS.items():
         assert (FOLDER / kernel["source"]).is_file(), name

@@ -16,7 +16,7 @@ def row(name, kernel):
     emulated = (
         "equal bits" if not bounded else "within bounds" if bounded == outputs else "equal bits; sums within bounds"
     )
-    has_reference = kernel["cpu"] in {*_core.kernels(), *_core.reductions(), *_core.maps()}
+    has_reference = kernel["cpu"] in {*_core.kernels(), *_core.reductions(), *_core.maps(), *_core.transfers()}
     reference = "csrc" if has_reference else "test"
     compiled = "for Gaudi 2" if f"| `{name}` |" in (FOLDER / "assembly.md").read_text(encoding="utf-8") else "no"
     return [f"`{name}`", reference, f"`{kernel['cpu']}`" if kernel["cpu"] else "none", emulated, compiled, "no"]

@@ -1,4 +1,4 @@
-"""TPC kernels of gradients, emulated: sums, the clip coefficient, scaling and unscaling, sums of shards."""
+"""TPC kernels of gradients, emulated: sums, the clip coefficient, scaling and unscaling."""
 
 import math
 
@@ -144,26 +144,3 @@ def test_found_inf_is_raised_and_never_cleared(before, place):
     inputs = {"nonfinite": counts, "found_inf": torch.tensor([before])}
     found = float(_tpc_kernels.run("found_inf_f32", inputs, 200, in_place=True)["found_inf"])
     assert found == (before if place is None else 1)
-
-
-@dtypes
-@pytest.mark.parametrize("shards", range(2, 9))
-@cases
-@settings(max_examples=4)
-def test_shard_sum(dtype, shards, n, seed, in_place):
-    """In float, from the first shard to the last, rounded once."""
-    x = values(n * shards, seed, dtype, special=0.1).reshape(shards, n)
-    outputs = _tpc_kernels.run(f"shard_sum_{dtype}", {"shards": x}, n, seed=seed, in_place=in_place)
-    with flushing():
-        want = x[0].float()
-        for shard in x[1:]:
-            want = want + shard.float()
-        want = want.to(x.dtype)
-    assert_same_bits(outputs["sum"], want, "sum")
-
-
-def test_order_of_shards_matters():
-    """The test above can tell: another order rounds differently."""
-    x = values(8 * 1000, 0, "f32").reshape(8, 1000)
-    sums = [_tpc_kernels.run("shard_sum_f32", {"shards": s.contiguous()}, 1000)["sum"] for s in (x, x.flip(0))]
-    assert not torch.equal(*sums)

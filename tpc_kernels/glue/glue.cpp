@@ -83,15 +83,21 @@ Cut cut_of(const Kernel& kernel, const abi::Request& request) {
   return cut(kernel, [&](std::uint32_t i) { return request.inputs[i].geometry.sizes[0]; });
 }
 
-// Whether the tensor has that size in dimension 0 and no more dimensions than its access allows; else writes it so.
+// Whether the tensor has that size in dimension 0, and no more dimensions and rows than its access allows; else writes
+// it so.
 bool check_size(Access access, std::uint64_t wanted, abi::Geometry& geometry) {
   const std::uint32_t rank = access == Access::rows ? 2 : 1;
   const bool has_rank = geometry.rank >= 1 && geometry.rank <= abi::kTensorDims &&
                         std::all_of(geometry.sizes + std::min(rank, geometry.rank), geometry.sizes + geometry.rank,
                                     [](std::uint64_t size) { return size == 1; });
-  if (has_rank && geometry.sizes[0] == wanted) return true;
+  const bool has_rows = access == Access::rows && geometry.rank >= 2;
+  const bool rows_fit = !has_rows || can_add_up(geometry.sizes[1]);
+  if (has_rank && rows_fit && geometry.sizes[0] == wanted) return true;
   geometry.rank = has_rank ? std::min(rank, geometry.rank) : rank;
   geometry.sizes[0] = geometry.minimum_sizes[0] = wanted;
+  if (!rows_fit) {
+    geometry.sizes[1] = geometry.minimum_sizes[1] = std::clamp<std::uint64_t>(geometry.sizes[1], 1, kMaxShards);
+  }
   return false;
 }
 

@@ -11,6 +11,7 @@ namespace gaudi3_rt::tpc {
 constexpr int kKernelCount = static_cast<int>(std::size(kKernels));
 constexpr std::uint64_t kMemberElements = G3RT_MEMBER_ELEMENTS;
 constexpr std::uint64_t kBlockElements = G3RT_BLOCK_ELEMENTS;
+constexpr std::uint64_t kMaxShards = G3RT_MAX_SHARDS;
 static_assert(kMemberElements % kBlockElements == 0, "a block belongs to one member");
 
 // Coordinates are 32-bit in a kernel, and its loop over the last member ends beyond the tensor.
@@ -35,6 +36,9 @@ class Operands {
 };
 
 constexpr bool is_cut(Access access) { return access == Access::elements || access == Access::rows; }
+
+// Whether so many shards can be added up at once.
+constexpr bool can_add_up(std::uint64_t shards) { return shards >= 1 && shards <= kMaxShards; }
 
 constexpr bool outputs_have_sizes() {
   for (const Kernel& kernel : kKernels) {
