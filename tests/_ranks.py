@@ -1,4 +1,4 @@
-"""Two processes over gloo, for tests of what is sharded."""
+"""Some processes over gloo, two if nothing else is said, for tests of what is sharded or reduced."""
 
 import os
 import sys
@@ -11,13 +11,13 @@ import torch.multiprocessing as mp
 WORLD = 2
 
 
-def _start(rank, scenarios, directory):
+def _start(rank, scenarios, directory, world):
     """Entry point of each process: a process group that lives in a file, on the loopback interface."""
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # raised by torch's imports of its own modules
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=WORLD)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=world)
     try:
         for scenario in scenarios:
             try:
@@ -35,12 +35,12 @@ def _start(rank, scenarios, directory):
     os._exit(0)
 
 
-def run_on_ranks(scenarios, directory):
-    """Runs functions of the rank one after another in two processes; an exception in one of them fails the test.
+def run_on_ranks(scenarios, directory, world=WORLD):
+    """Runs functions of the rank one after another in some processes; an exception in one of them fails the test.
 
     All in the same processes, because starting them is what takes time.
     """
-    mp.spawn(_start, (scenarios, str(directory)), nprocs=WORLD)
+    mp.spawn(_start, (scenarios, str(directory), world), nprocs=world)
 
 
 def tensors(seed, *shapes):

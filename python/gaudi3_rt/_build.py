@@ -17,6 +17,8 @@ class BuildInfo:
         isas: the builds that this CPU can run, fastest first.
         kernels: names of the kernels.
         reductions: names of the reductions.
+        transfers: names of the functions from one tensor to another.
+        wires: forms in which gradients are sent.
         codecs: ways in which tensors may be stored; arithmetic is float32.
     """
 
@@ -25,6 +27,8 @@ class BuildInfo:
     isas: tuple[str, ...]
     kernels: tuple[str, ...]
     reductions: tuple[str, ...]
+    transfers: tuple[str, ...]
+    wires: tuple[str, ...]
     codecs: tuple[str, ...]
 
 
@@ -40,5 +44,7 @@ def build_info() -> BuildInfo:
         isas=tuple(_core.isas()),
         kernels=tuple(_core.kernels()),
         reductions=tuple(_core.reductions()),
+        transfers=tuple(_core.transfers()),
+        wires=tuple(_core.wires()),
         codecs=tuple(_core.codecs()),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 
 from gaudi3_rt import _core
 
@@ -74,6 +75,22 @@ def run_id() -> str | None:
     """Name of the run: torchrun's ``TORCHELASTIC_RUN_ID`` (``none`` if it was given none), else ``SLURM_JOB_ID``."""
     named = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return named if named not in {"", "none"} else os.environ.get("SLURM_JOB_ID") or None
+
+
+def error_file() -> str | None:
+    """Where torchrun looks for the error of this process: ``TORCHELASTIC_ERROR_FILE``; None outside of torchrun."""
+    return os.environ.get("TORCHELASTIC_ERROR_FILE") or None
+
+
+def compiler() -> str | None:
+    """The C++ compiler that ``CXX`` names; None if it is not set or empty."""
+    return os.environ.get("CXX") or None
+
+
+def cache_home() -> Path:
+    """Where caches of a user are: ``XDG_CACHE_HOME``, by default ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home) if home else Path.home() / ".cache"
 
 
 def _count(variables: tuple[str, ...], default: int) -> int:

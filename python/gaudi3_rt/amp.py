@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import OptState
 
+from gaudi3_rt import _pending
 from gaudi3_rt.optim._fused import Fused
 
 __all__ = ["GradScaler"]
@@ -23,6 +25,7 @@ class GradScaler(torch.amp.GradScaler):
 
     def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
         """Takes the optimizer's step with unscaled gradients, or skips it if one of them is not finite."""
+        _pending.join(_params(optimizer))
         state = self._per_optimizer_states[id(optimizer)]
         if not self._enabled or not isinstance(optimizer, Fused) or state["stage"] is not OptState.READY:
             return super().step(optimizer, *args, **kwargs)
@@ -36,6 +39,11 @@ class GradScaler(torch.amp.GradScaler):
             found_inf.fill_(float(optimizer.last_step_skipped))
         return result
 
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divides the optimizer's gradients by the scale, and looks for infinities, once they are reduced."""
+        _pending.join(_params(optimizer))
+        super().unscale_(optimizer)
+
     def _check_inf_per_device(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         if not getattr(optimizer, "finds_nonfinite", False):
             return super()._check_inf_per_device(optimizer)
@@ -43,3 +51,7 @@ class GradScaler(torch.amp.GradScaler):
         found_inf: dict[Any, Tensor] = {scale.device: torch.zeros((), dtype=torch.float32, device=scale.device)}
         self._per_optimizer_states[id(optimizer)]["found_inf_per_device"] = found_inf
         return found_inf
+
+
+def _params(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    return (param for group in optimizer.param_groups for param in group["params"])

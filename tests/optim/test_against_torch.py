@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gaudi3_rt import _core
 from gaudi3_rt.optim import FusedAdagrad, FusedAdam, FusedAdamW, FusedLAMB, FusedLARS, FusedLion, FusedSGD
-from gaudi3_rt.optim._batch import COMPOSITES
+from gaudi3_rt.optim._elsewhere import COMPOSITES
 
 SHAPES = [(33, 17), (64,), (), (5, 1, 3)]
 

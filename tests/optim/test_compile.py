@@ -21,7 +21,12 @@ def fresh_compiler(monkeypatch, tmp_path):
     from torch._inductor import config  # noqa: PLC0415 (makes a folder where the variable says)
 
     torch._dynamo.reset()
-    with config.patch(cpp_cache_precompile_headers=False):  # they would go to another place
+    quick = {
+        "cpp_cache_precompile_headers": False,  # they would go to another place
+        "compile_threads": 1,  # no processes that import torch to compile a kernel or two
+        "cpp.vec_isa_ok": False,  # loops of inductor's own need no vectors, and no tries of which ones compile here
+    }
+    with config.patch(quick):
         yield
     torch._dynamo.reset()
 

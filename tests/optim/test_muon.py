@@ -21,7 +21,8 @@ from _muon import (
 from torch.optim._muon import _zeropower_via_newtonschulz
 
 from gaudi3_rt.optim import FusedAdamW, FusedMuon
-from gaudi3_rt.optim._batch import Batch, Rule
+from gaudi3_rt.optim._batch import Batch
+from gaudi3_rt.optim._rule import Rule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from _optimizers import EVERY_KERNEL, every_class, every_kernel
 
-from gaudi3_rt.optim import FusedAdagrad, FusedAdamW, _batch
+from gaudi3_rt.optim import FusedAdagrad, FusedAdamW, _elsewhere
 
 
 def step_both(make, case=EVERY_KERNEL["AdamW, defaults"]):
@@ -166,7 +166,7 @@ def test_a_list_of_tensors_of_every_kind():
 @every_kernel
 def test_float64_goes_through_torch_operations_and_says_so_once(case, caplog):
     """float64 parameters are stepped in float64; one log line for all of them, with the reason."""
-    _batch._announced.clear()
+    _elsewhere._announced.clear()
     doubles = [torch.ones(5, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)]
     with caplog.at_level(logging.WARNING, logger="gaudi3_rt"):
         for _ in range(2):

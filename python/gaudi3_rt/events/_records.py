@@ -254,3 +254,27 @@ class MemoryUnreadable(Event):
     device: str
     simulated: bool
     error: str
+
+
+# reduce
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReductionFailed(Event):
+    """Gradients could not be reduced; emitted by one of the ranks that are left.
+
+    Attributes:
+        ranks: who broke it.
+        bucket: number of the first bucket that did not arrive; -1 for what is exchanged besides buckets.
+        step: of the reducer, counted from 0.
+        cause: ``lost`` (a connection broke), ``timeout``, or ``own`` (the rank gave up by itself and said so).
+        reported_by: the rank that emits.
+    """
+
+    log_level: ClassVar[int] = logging.ERROR
+
+    ranks: tuple[int, ...]
+    bucket: int
+    step: int
+    cause: str
+    reported_by: int

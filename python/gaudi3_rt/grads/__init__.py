@@ -34,6 +34,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from gaudi3_rt import _pending
 from gaudi3_rt.grads._gathered import Gathered
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm", "unscale_"]
@@ -75,6 +76,7 @@ def clip_grad_norm_(
     listed, names = _listed(parameters)
     if isinstance(parameters, types.GeneratorType) and not listed:
         warnings.warn("`parameters` is an empty generator: there is nothing to clip", stacklevel=2)
+    _pending.join(listed)
     gathered = Gathered.of_parameters(listed, names)
     order = float(norm_type)
     norm = gathered.clip(order, bound, skip_nonfinite=error_if_nonfinite)
@@ -168,7 +170,9 @@ def clip_grad_value_(
         TypeError: a gradient is sparse, complex or not floating-point, or a partial sum.
     """
     bound = _bound("clip_value", clip_value)
-    Gathered.of_parameters(*_listed(parameters)).clamp(bound)
+    listed, names = _listed(parameters)
+    _pending.join(listed)
+    Gathered.of_parameters(listed, names).clamp(bound)
 
 
 @torch.no_grad()

@@ -2,141 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gaudi3_rt import _config, _core
 from gaudi3_rt.optim import _hpu, _hpu_grads
+from gaudi3_rt.optim._elsewhere import Elsewhere, announce, have_kernels, hint
+from gaudi3_rt.optim._rule import Rule
 from gaudi3_rt.optim._sharding import Sharding, is_dtensor, local_shards, shard_elements
-from gaudi3_rt.optim._storage import Storage
-
-logger = logging.getLogger(__name__)
-
-
-class Composite(Protocol):
-    """One update by torch operations, for what the kernels do not reach."""
-
-    def __call__(
-        self, hyper: Sequence[float], t: float, param: Tensor, grad: Tensor, states: Sequence[Tensor], total: Total, /
-    ) -> None:
-        """Updates ``param`` and ``states`` in place.
-
-        Args:
-            hyper: the kernel's hyper-parameters.
-            t: number of this step; the first is 1.
-            param: any floating-point dtype, any device.
-            grad: already scaled, in the dtype of the arithmetic (float32, or float64 for a float64 parameter).
-            states: in the kernel's order.
-            total: completes a sum over the elements of a shard; for kernels that need norms.
-        """
-
-
-Total = Callable[[Tensor], Tensor]
-
-COMPOSITES: dict[str, Composite] = {}
-"""The update of each kernel in torch operations; filled in by the module of its optimizer."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How the parameters of one group are updated and stored.
-
-    Attributes:
-        kernel: name of the kernel.
-        hyper: its hyper-parameters, in its order.
-        maximize: ascend instead of descend.
-        group: index of the group, for errors.
-        first_number: how many parameters the groups before have.
-        storage: how parameters and moments are stored.
-    """
-
-    kernel: str
-    hyper: Sequence[float]
-    maximize: bool = False
-    group: int = 0
-    first_number: int = 0
-    storage: Storage = Storage()  # noqa: RUF009 (frozen)
-
-    # The rest of what the kernels' list asks for.
-
-    @property
-    def seed(self) -> int:
-        """Of stochastic rounding."""
-        return self.storage.seed
-
-    @property
-    def stochastic(self) -> list[str]:
-        """Operands that are rounded stochastically."""
-        return self.storage.stochastic(self.kernel)
-
-    @property
-    def beside_param(self) -> str | None:
-        """The key of what is kept besides a bfloat16 parameter."""
-        return self.storage.beside_param
-
-    @property
-    def average_weight(self) -> float | None:
-        """The weight of the new parameter in its average."""
-        return self.storage.average_weight
-
-    def draws(self, keys: Sequence[str]) -> bool:
-        """Whether a step that keeps these keys of state needs random numbers."""
-        return bool(self.stochastic) or any(key.endswith("_codes") for key in keys)
-
-    def keys(self, own: Mapping[str, Any]) -> list[str]:
-        """The keys of a parameter's state, in the order in which its tensors are handed over."""
-        names = _core.describe_kernel(self.kernel)["state"]
-        keys = [key for name in names for key in (name, f"{name}_codes", f"{name}_scales") if key in own]
-        wanted = [self.beside_param, "ema" if self.average_weight is not None else None]
-        return keys + [key for key in wanted if key is not None and key in own]
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """A tensor that the kernels do not reach: another device, float64, or a tensor subclass."""
-
-    rule: Rule
-    keys: list[str]  # of the states
-    tensors: list[Tensor]
-    average: Tensor | None
-    step: Tensor
-    sharding: Sharding | None
-    operators: tuple[_core.TpcKernel, ...] = ()  # of an HPU, that take the step instead of the composite
-    draw: _hpu.Draw = _hpu.Draw()  # noqa: RUF009 (frozen)
-
-    def grad(self) -> Tensor:
-        """The gradient in the dtype of the arithmetic."""
-        return self.tensors[1].to(torch.promote_types(self.tensors[0].dtype, torch.float32))
-
-    def apply(self, factor: float | Tensor, scalars: _hpu.Scalars) -> None:
-        """Takes the step.
-
-        Args:
-            factor: the gradient is multiplied by this.
-            scalars: the constants of operators, with that factor.
-        """
-        t = float(self.step) + 1
-        rule, (param, _, *states) = self.rule, self.tensors
-        if self.operators:
-            tensors = dict(zip(["param", "grad", *self.keys], self.tensors, strict=True))
-            constants = scalars(rule.kernel, rule.hyper, t, param.device, maximize=rule.maximize)
-            complete = None if self.sharding is None else self.sharding.complete_
-            _hpu.step(self.operators, tensors, constants, t, self.draw, complete)
-        else:
-            signed = -factor if rule.maximize else factor
-            COMPOSITES[rule.kernel](rule.hyper, t, param, self.grad() * signed, states, self._total)
-        if self.average is not None:
-            self.average.lerp_(param.to(self.average.dtype), self.rule.average_weight or 0.0)
-        self.step.fill_(t)
-
-    def _total(self, local: Tensor) -> Tensor:
-        return local if self.sharding is None else local.new_tensor(self.sharding.complete([float(local)])[0])
 
 
 @dataclass
@@ -210,7 +87,7 @@ class Batch:
             tensors, sharding = local_shards(tensors, where)
             elements = shard_elements(param) if rule.draws(keys) else None
         check_tensors(tensors, keys, where)
-        if not _have_kernels(tensors, step):
+        if not have_kernels(tensors, step):
             self._add_elsewhere(rule, index, keys, tensors, step, sharding, elements)
             return
         if sharding is not None:
@@ -270,10 +147,10 @@ class Batch:
                 msg = (
                     f"parameter {index} of group {rule.group} is {param.dtype} on device '{param.device.type}', which "
                     "has no kernel; without one, moments in blocks, master copies and stochastic rounding are not to "
-                    f"be had (its state is {list(by_key)}){_hint(param)}"
+                    f"be had (its state is {list(by_key)}){hint(param)}"
                 )
                 raise TypeError(msg)
-            _announce(param)
+            announce(param)
         draw = _hpu.Draw(rule.stochastic, rule.seed, rule.first_number + index, first)
         self._elsewhere.append(Elsewhere(rule, list(by_key), tensors, average, step, sharding, operators, draw))
 
@@ -413,30 +290,3 @@ def check_tensors(tensors: Sequence[Tensor], keys: Sequence[str], where: str) ->
         if j != 1 and any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
             msg = f"{what} is an expanded view whose elements share memory, so it cannot be written; clone() it first"
             raise ValueError(msg)
-
-
-def _have_kernels(tensors: Sequence[Tensor], step: Tensor) -> bool:
-    """Whether they have memory that the kernels can read; of float64, only the step counter."""
-    return all(tensor.dtype is not torch.float64 for tensor in tensors) and all(
-        tensor.device.type == "cpu" and type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-        for tensor in (*tensors, step)
-    )
-
-
-_announced: set[tuple[str, torch.dtype]] = set()
-
-
-def _announce(param: Tensor) -> None:
-    key = (param.device.type, param.dtype)
-    if key not in _announced:
-        _announced.add(key)
-        logger.warning(
-            "no kernel for %s tensors on device '%s': stepping them with torch operations (same formula, slower)%s",
-            *key[::-1],
-            _hint(param),
-        )
-
-
-def _hint(param: Tensor) -> str:
-    on_hpu = param.device.type == "hpu" and not _hpu.is_loaded()
-    return "; gaudi3_rt.hpu.load() loads those for float32 and bfloat16" if on_hpu else ""

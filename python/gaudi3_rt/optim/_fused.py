@@ -29,7 +29,7 @@ class Fused(Traced):
     """Mixin that takes a torch optimizer's step with a kernel; it goes before the torch class among the bases.
 
     A subclass says which kernel a group uses (``_kernel``); the kernel's hyper-parameters are the options of the group
-    that have their names. The same update in torch operations is registered in ``_batch.COMPOSITES``.
+    that have their names. The same update in torch operations is registered in ``_elsewhere.COMPOSITES``.
 
     Attributes:
         max_grad_norm: the L2 norm of all gradients of all groups together is clipped to this inside the step;
@@ -39,11 +39,14 @@ class Fused(Traced):
         last_step_skipped: whether the last step found a gradient that is not finite, under AMP, and changed nothing.
         finds_nonfinite: set by ``gaudi3_rt.amp.GradScaler``: under AMP, look for such gradients also without
             ``max_grad_norm``, because the scaler has not done it.
+        grad_sum_squares: set for the next step by who has just summed up the squares of all gradients, as
+            ``gaudi3_rt.reduce.GradientReducer`` does; saves the step's pass over them.
     """
 
     _step_supports_amp_scaling = True
 
     finds_nonfinite: bool
+    grad_sum_squares: float | None
     _norms: OverlappedNorms | None
     _overlaps: bool
 
@@ -100,6 +103,7 @@ class Fused(Traced):
         self.last_grad_norm = None
         self.last_step_skipped = False
         self.finds_nonfinite = False
+        self.grad_sum_squares = None
         self._batch = self._batch_type()
         self._traced = []
         self._norms = OverlappedNorms(self) if self._overlaps else None
@@ -167,14 +171,18 @@ class Fused(Traced):
         grad_scale = getattr(self, "grad_scale", None)
         found_inf = getattr(self, "found_inf", None)
         # Of a scaler that leaves the search to this step it is 0: nobody has to wait for it.
+        sum_squares, self.grad_sum_squares = self.grad_sum_squares, None
         self.last_step_skipped = found_inf is not None and not self.finds_nonfinite and float(found_inf) != 0
         if self.last_step_skipped:
             return
         max_norm = self.max_grad_norm
-        if max_norm is None and found_inf is not None and self.finds_nonfinite:
+        if self.takes_norm and max_norm is None:
             max_norm = math.inf  # clips nothing, but the norm is not finite if a gradient is not
-        # GradScaler.unscale_ writes gradients without telling autograd: what hooks have seen then holds no longer.
-        overlapped = None if max_norm is None or (found_inf is not None and grad_scale is None) else self._norms
+        # GradScaler.unscale_ writes gradients without telling autograd: what was known of them holds no longer.
+        if max_norm is None or (found_inf is not None and grad_scale is None):
+            sum_squares = None
+        elif sum_squares is None and self._norms is not None:
+            sum_squares = self._norms.total()
         batch = self._batch
         made: list[tuple[Tensor, str]] = []
         stepped = False
@@ -184,7 +192,7 @@ class Fused(Traced):
                 grad_factor=1.0 if grad_scale is None else _reciprocal(grad_scale),
                 max_norm=max_norm,
                 skip_nonfinite=found_inf is not None,
-                sum_squares=None if overlapped is None else overlapped.total(),
+                sum_squares=sum_squares,
             )
         finally:
             batch.clear()
@@ -195,6 +203,11 @@ class Fused(Traced):
             found_inf.fill_(1.0)
         if norm is not None and self.max_grad_norm is not None:
             self.last_grad_norm = norm if isinstance(norm, Tensor) else torch.tensor(norm, dtype=torch.float32)
+
+    @property
+    def takes_norm(self) -> bool:
+        """Whether the next step needs the norm of all gradients."""
+        return self.max_grad_norm is not None or (self.finds_nonfinite and hasattr(self, "found_inf"))
 
     def _gather(self, batch: Batch) -> list[tuple[Tensor, str]]:
         """Fills the batch with everything that has a gradient; returns what state it had to make for that."""

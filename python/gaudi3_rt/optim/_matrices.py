@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaudi3_rt.optim._batch import COMPOSITES, Batch, Rule, Total
+from gaudi3_rt.optim._batch import Batch
+from gaudi3_rt.optim._elsewhere import COMPOSITES, Total
+from gaudi3_rt.optim._rule import Rule
 from gaudi3_rt.optim._sharding import gather, is_dtensor, scatter_
 
 _MOST_NS_STEPS = 99  # as in torch

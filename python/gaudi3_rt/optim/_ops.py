@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gaudi3_rt.optim._batch import Batch, Rule
+from gaudi3_rt.optim._batch import Batch
 from gaudi3_rt.optim._matrices import MuonBatch
+from gaudi3_rt.optim._rule import Rule
 from gaudi3_rt.optim._storage import Storage
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _core
-from gaudi3_rt.optim._batch import Rule, clip_coefficient
+from gaudi3_rt.optim._batch import clip_coefficient
 from gaudi3_rt.optim._hyper import hyper_parameters
+from gaudi3_rt.optim._rule import Rule
 from gaudi3_rt.optim._storage import Storage
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
-from gaudi3_rt.optim._batch import COMPOSITES, Total
+from gaudi3_rt.optim._elsewhere import COMPOSITES, Total
 from gaudi3_rt.optim._fused import Fused
 from gaudi3_rt.optim._options import Options
 

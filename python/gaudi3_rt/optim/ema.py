@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from gaudi3_rt.optim._batch import COMPOSITES, Batch, Rule, Total
+from gaudi3_rt.optim._batch import Batch
+from gaudi3_rt.optim._elsewhere import COMPOSITES, Total
+from gaudi3_rt.optim._rule import Rule
 
 
 class FusedEMA:

@@ -23,9 +23,10 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from gaudi3_rt import _core
-from gaudi3_rt.optim._batch import Batch, Rule
+from gaudi3_rt.optim._batch import Batch
 from gaudi3_rt.optim._hyper import hyper_parameters
 from gaudi3_rt.optim._loading import refuse_differentiable
+from gaudi3_rt.optim._rule import Rule
 from gaudi3_rt.optim.sgd import sgd_kernel
 
 __all__ = ["adagrad", "adam", "adamw", "lion", "sgd"]

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
-from gaudi3_rt.optim._batch import COMPOSITES, Total
 from gaudi3_rt.optim._checks import check_betas, check_not_negative
+from gaudi3_rt.optim._elsewhere import COMPOSITES, Total
 from gaudi3_rt.optim._fused import Fused
 from gaudi3_rt.optim._options import StorageOptions
 

@@ -1,0 +1,109 @@
+"""Follows backward passes: which gradients are there, when a bucket is complete, and when a pass has ended."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gaudi3_rt.reduce._layout import Layout
+
+
+class Owner(Protocol):
+    """Who is told."""
+
+    def _begin_pass(self) -> None:
+        """The first gradient of a pass is there."""
+
+    def _send(self, bucket: int) -> None:
+        """This bucket is complete, or backward has ended; they come in order."""
+
+    def _end_pass(self) -> None:
+        """Backward has ended, and all buckets were sent."""
+
+
+class Backward:
+    """Hooks on parameters; at most one pass at a time.
+
+    Args:
+        params: the parameters.
+        owner: who is told; not kept alive.
+        overlap: tell of buckets during the pass, not only when it has ended.
+
+    Attributes:
+        paused: passes are not followed.
+        order: numbers of parameters as their gradients came; ``None`` where it is not asked for any more.
+    """
+
+    def __init__(self, params: Sequence[Tensor], owner: Owner, *, overlap: bool) -> None:
+        self._owner = weakref.ref(owner)
+        self._overlap = overlap
+        self.paused = False
+        self.order: list[int] | None = []
+        self._in_pass = False
+        self._waiting: list[int] = []  # gradients that each bucket still waits for
+        self._next = 0  # bucket to be sent
+        alive = weakref.ref(self)
+
+        def watcher(number: int) -> Callable[[Tensor], None]:
+            def complete(_: Tensor) -> None:
+                backward = alive()
+                if backward is not None and not backward.paused:
+                    backward._complete(number)
+
+            return complete
+
+        self._handles: list[Any] = [
+            param.register_post_accumulate_grad_hook(watcher(number))  # type: ignore[no-untyped-call]
+            for number, param in enumerate(params)
+        ]
+
+    def lay_out(self, layout: Layout) -> None:
+        """Takes other buckets."""
+        self._layout = layout
+
+    def close(self) -> None:
+        """Takes the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+    @property
+    def last_sent(self) -> int:
+        """Number of the bucket that was sent last; -1 before the first."""
+        return self._next - 1
+
+    def _complete(self, number: int) -> None:
+        """The gradient of a parameter is there."""
+        owner = self._owner()
+        if owner is None:
+            return
+        bucket = self._layout.bucket_of[number]
+        if not self._in_pass or self._waiting[bucket] == 0:  # the latter after a backward that was broken off
+            self._waiting = [len(one.params) for one in self._layout.buckets]
+            self._next = 0
+            owner._begin_pass()
+            self._in_pass = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._end)
+        self._waiting[bucket] -= 1
+        if self.order is not None:
+            self.order.append(number)
+        if self._waiting[bucket] == 0 and self._overlap:
+            self._send_complete(owner)
+
+    def _end(self) -> None:
+        """What is not complete by now was not used."""
+        self._in_pass = False
+        owner = self._owner()
+        if owner is not None:
+            self._waiting = [0] * len(self._waiting)
+            self._send_complete(owner)
+            owner._end_pass()
+
+    def _send_complete(self, owner: Owner) -> None:
+        """Only what comes next, so that all ranks send buckets in one order."""
+        while self._next < len(self._waiting) and self._waiting[self._next] == 0:
+            self._next += 1
+            owner._send(self._next - 1)

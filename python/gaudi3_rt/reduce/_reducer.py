@@ -1,0 +1,308 @@
+"""Gradients averaged over ranks while backward still runs, and the same bits on any number of them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from typing_extensions import Self
+
+from gaudi3_rt import _pending
+from gaudi3_rt._protocols import Clock
+from gaudi3_rt.errors import OptimizerError, ParameterValidationError
+from gaudi3_rt.reduce import _agreement
+from gaudi3_rt.reduce._algorithms import AlgorithmName, recipe
+from gaudi3_rt.reduce._backward import Backward
+from gaudi3_rt.reduce._layout import plan
+from gaudi3_rt.reduce._membership import Membership
+from gaudi3_rt.reduce._optimizers import join_before_steps
+from gaudi3_rt.reduce._params import named_parameters
+from gaudi3_rt.reduce._pipeline import CLOSING, ArrivalError, Pipeline
+
+BUCKET_BYTES = 25 * 2**20
+
+
+class GradientReducer:
+    """Replaces the gradients of parameters by their mean over all ranks, or over logical shards.
+
+    Hooks collect gradients in buckets in the order in which backward makes them, and each bucket travels while backward
+    goes on. Until :meth:`wait` or the step of an optimizer has joined the reduction, ``param.grad`` is the local
+    gradient; then it is a view of the bucket with the mean. So call ``wait()`` before anything else reads or changes
+    gradients, as ``torch.nn.utils.clip_grad_norm_`` or ``torch.amp.GradScaler`` do.
+
+    All additions are made in float32, whatever the parameters' dtype. A gradient that a rank does not have counts as
+    zero; one that no rank has stays ``None``.
+
+    Args:
+        module_or_params: a module, or an iterable of parameters; those that need no gradient are left out.
+        process_group: ranks to reduce over. ``None``: all, or this process alone where torch.distributed is not
+            initialised.
+        algorithm: how gradients travel; see ``docs/reduce.md``. ``"tree"`` gives the same bits on any number of ranks.
+        wire: ``"bfloat16"`` or ``"int8"``: contributions and results travel so, each rounded once.
+        bucket_bytes: a bucket ends before it is longer.
+        overlap: send buckets during backward; ``False``: when it has ended.
+        deterministic: form sums along the tree over the ranks, as ``"tree"`` does.
+        logical_shards: of ``"tree"``: of how many backward passes of equal weight the mean is, over all ranks; default
+            one a rank. Each rank makes those in ``shards``, in this order.
+        error_feedback: add what rounding for the wire loses to the gradient of the next step. ``None``: for int8.
+        group_size: of ``"hierarchical"``: ranks of a machine; default ``LOCAL_WORLD_SIZE``, else all.
+        clock: tells the time and waits, after a failure.
+
+    Attributes:
+        steps: how many reductions have been joined.
+
+    Raises:
+        ParameterValidationError: an argument is not allowed, or ranks disagree about parameters or arguments.
+        DataValidationError: parameters do not have the same values on all ranks.
+    """
+
+    def __init__(
+        self,
+        module_or_params: torch.nn.Module | Iterable[Tensor],
+        process_group: dist.ProcessGroup | None = None,
+        algorithm: AlgorithmName = "all_reduce",
+        wire: str | torch.dtype | None = None,
+        bucket_bytes: int = BUCKET_BYTES,
+        overlap: bool = True,
+        deterministic: bool = False,
+        logical_shards: int | None = None,
+        *,
+        error_feedback: bool | None = None,
+        group_size: int | None = None,
+        clock: Clock = time,
+    ) -> None:
+        self._names, self._params = named_parameters(module_or_params)
+        if bucket_bytes < 1:
+            msg = f"bucket_bytes={bucket_bytes!r}: has to be 1 or more"
+            raise ParameterValidationError(msg)
+        self._bucket_bytes = bucket_bytes
+        world = Membership.world_of(process_group)
+        self._recipe = recipe(
+            algorithm,
+            wire,
+            world,
+            deterministic=deterministic,
+            error_feedback=error_feedback,
+            logical_shards=logical_shards,
+            group_size=group_size,
+        )
+        self._members = Membership(process_group, self._params[0].device, clock)
+        self._shards = range(*self._recipe.shares.ranges[self._members.rank])
+        self._numbers = {id(param): number for number, param in enumerate(self._params)}
+        self._first_order = range(len(self._params) - 1, -1, -1)  # what backward comes to first was registered last
+        self._backward = Backward(self._params, self, overlap=overlap)
+        self._lay_out(self._first_order)
+        try:
+            self._members.agree(self._compare)
+        except Exception:
+            self._backward.close()
+            raise
+        self.steps = 0
+        self._passes = 0
+        self._unjoined = self._closed = False
+        self._error: Exception | None = None
+        self._owned: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[int, bool]] = weakref.WeakKeyDictionary()
+        self._step_hook = join_before_steps(self)
+        _pending.add(self)
+
+    @property
+    def shards(self) -> range:
+        """The logical shards of this rank: one backward pass each, in this order."""
+        return self._shards
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a reduction was started that nothing has joined yet."""
+        return self._unjoined
+
+    # Joining
+
+    def wait(self) -> None:
+        """Waits until the mean has arrived, and makes it the gradient of the parameters; does so once a reduction.
+
+        Raises:
+            NetworkConnectionError: a rank died, hangs or gave up; the same on all others, and on every later call.
+                ``param.grad`` is the local gradient.
+            OptimizerError: gradients were changed between backward and now, or backward was not called for all shards.
+        """
+        self._check_usable()
+        if 0 < self._passes < len(self._shards):
+            msg = (
+                f"{self._passes} of this rank's {len(self._shards)} logical shards had their backward pass: call "
+                "backward once for each of reducer.shards (under no_sync() it does not count)"
+            )
+            raise OptimizerError(msg)
+        if not self._unjoined:
+            return
+        changed = self._pipeline.changed()
+        if changed is not None:
+            name = self._names[self._numbers[id(changed)]]
+            msg = (
+                f"the gradient of {name!r} was changed after backward, while it was being reduced; call wait() of the "
+                "GradientReducer before you clip, scale or replace gradients"
+            )
+            raise OptimizerError(msg)
+        with self._reporting():
+            self._pipeline.finish()
+            self._pipeline.close_step()
+            agreed = self._agreed_order()
+        self._pipeline.hand_out()
+        self._unjoined, self._passes = False, 0
+        self.steps += 1
+        if agreed is not None:
+            self._lay_out(agreed)
+
+    def join_for(self, params: Iterable[Tensor]) -> None:
+        """Waits if one of these parameters is among those of the reducer."""
+        if self._unjoined and any(id(param) in self._numbers for param in params):
+            self.wait()
+
+    def owns(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer has a parameter of this reducer."""
+        n_groups = len(optimizer.param_groups)
+        known = self._owned.get(optimizer)
+        if known is None or known[0] != n_groups:
+            params = (param for group in optimizer.param_groups for param in group["params"])
+            known = self._owned[optimizer] = (n_groups, any(id(param) in self._numbers for param in params))
+        return known[1]
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Backward in this block adds to the local gradients, and nothing is reduced; the next one outside reduces all.
+
+        With ``logical_shards``, what is added in this block belongs to the shard of the next backward outside.
+        """
+        before, self._backward.paused = self._backward.paused, True
+        try:
+            yield
+        finally:
+            self._backward.paused = before
+
+    def sum_squares(self, params: Iterable[Tensor] | None = None) -> float:
+        """The sum of squares of gradients: its root is the norm that ``clip_grad_norm_`` and ``max_grad_norm`` take.
+
+        Of gradients that the reducer has handed out and nobody has changed since it is known without reading them: from
+        the sum itself, or, where that is the backend's, from the second step on that asks for it. Its bits are those of
+        ``gaudi3_rt.reduce.sum_squares`` on one process.
+
+        Args:
+            params: of whose gradients; ``None``: all of the reducer.
+        """
+        self.wait()
+        asked = self._params if params is None else list(params)
+        return self._pipeline.sum_squares(asked, [self._numbers.get(id(param)) for param in asked])
+
+    # Backward
+
+    def _begin_pass(self) -> None:
+        self._check_usable()
+        if self._passes == len(self._shards):
+            if self._passes > 1:
+                msg = (
+                    f"all {self._passes} logical shards of this rank had their backward pass; join the reduction with "
+                    "wait() or an optimizer's step before the next"
+                )
+                raise OptimizerError(msg)
+            self._passes = 0  # another backward before the join: what was sent is overtaken by the new sum
+        if self._passes == 0:
+            self._unjoined = False
+            with self._reporting():
+                self._pipeline.begin()
+
+    def _send(self, bucket: int) -> None:
+        with self._reporting():
+            if self._passes == len(self._shards) - 1:
+                self._pipeline.launch(bucket)
+            else:
+                self._pipeline.keep(bucket)
+
+    def _end_pass(self) -> None:
+        self._passes += 1
+        self._unjoined = self._passes == len(self._shards)
+
+    # Buckets
+
+    def _lay_out(self, order: Sequence[int]) -> None:
+        layout = plan(self._params, order, self._bucket_bytes)
+        members = self._members
+        self._pipeline = Pipeline(
+            self._params, layout, members.transport, self._recipe.builder(members.transport), members.device
+        )
+        self._backward.lay_out(layout)
+
+    def _compare(self, group: dist.ProcessGroup) -> None:
+        settings = {
+            "algorithm": self._recipe.algorithm,
+            "wire": self._recipe.wire,
+            "bucket_bytes": self._bucket_bytes,
+            "deterministic": self._recipe.deterministic,
+            "logical_shards": self._recipe.shares.n_shards,
+            "error_feedback": self._recipe.error_feedback,
+            "group_size": self._recipe.group_size,
+        }
+        _agreement.check_layout(group, self._names, self._params, settings, self._pipeline.layout)
+        _agreement.check_values(group, self._names, self._params)
+
+    def _agreed_order(self) -> list[int] | None:
+        """After the first step, the order in which rank 0 has seen gradients; what it has not seen comes last."""
+        observed = self._backward.order
+        if observed is None:
+            return None
+        self._backward.order = None
+        return self._pipeline.from_first_rank(list(dict.fromkeys([*observed, *self._first_order])))
+
+    # Failure
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turns what breaks a reduction into the error that all survivors raise."""
+        started = self._members.now()
+        try:
+            yield
+        except ArrivalError as error:
+            self._error = self._members.failure(self.steps, error.bucket, error.cause, self._describe, started)
+            raise self._error from error.cause.__cause__  # what the backend raised
+        except Exception as error:
+            self._error = error
+            self._members.give_up(self.steps, self._backward.last_sent, error)
+            raise
+
+    def _describe(self, bucket: int) -> str:
+        if bucket == CLOSING:
+            return "the numbers after all buckets"
+        params = self._pipeline.layout.buckets[bucket].params
+        more = f" and {len(params) - 1} more" * (len(params) > 1)
+        return f"bucket {bucket} ({self._names[params[0]]!r}{more})"
+
+    def _check_usable(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            msg = "this GradientReducer is closed; make a new one"
+            raise OptimizerError(msg)
+
+    # The end
+
+    def close(self) -> None:
+        """Takes the hooks away; gradients stay as they are."""
+        if self._closed:
+            return
+        self._closed = True
+        self._backward.close()
+        self._step_hook.remove()
+        _pending.remove(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is not None and self._error is None:
+            self._members.give_up(self.steps, CLOSING, error)
+            self._error = OptimizerError("this GradientReducer was left by an error; make a new one")
+        self.close()
