@@ -15,6 +15,7 @@ import pytest
 import report
 
 ROWS = pytest.StashKey[list[harness.Row]]()
+NOTES = pytest.StashKey[list[str]]()
 OUT = Path(__file__).parents[1] / "build" / "bench"
 LOAD_AT_START = pytest.StashKey[tuple[float, float, float]]()
 
@@ -33,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Makes pytest collect bench_*.py, which it does not look at when it runs the tests."""
     config.addinivalue_line("python_files", "bench_*.py")
     config.stash[ROWS] = []
+    config.stash[NOTES] = []
     config.stash[LOAD_AT_START] = os.getloadavg()
 
 
@@ -46,7 +48,7 @@ def limit_library(request: pytest.FixtureRequest) -> ctypes.CDLL:
 def lab(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[harness.Lab]:
     """What every benchmark needs; afterwards its tensors are freed before the next makes its own."""
     scale = harness.SCALES[request.config.getoption("--scale")]
-    yield harness.Lab(benchmark, scale, request.config.stash[ROWS])
+    yield harness.Lab(benchmark, scale, request.config.stash[ROWS], request.config.stash[NOTES])
     gc.collect()
 
 
@@ -59,5 +61,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     machine = report.describe_machine(config.stash[LOAD_AT_START])
     terminalreporter.section("against torch and the memory limit")
     terminalreporter.write_line(report.table(rows, machine))
+    for note in config.stash[NOTES]:
+        terminalreporter.write_line(note)
     for path in report.write(rows, machine, config.getoption("--out"), keep=config.getoption("--keep")):
         terminalreporter.write_line(f"wrote {path}")

@@ -163,12 +163,13 @@ def _state_bytes(optimizer: torch.optim.Optimizer | None) -> float:
     return n_bytes
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Type and first line of the message, cut."""
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {message}"[:_ERROR_LENGTH]
 
 
-def _serve(connection: Connection, make: Callable[[], Contender | Limit], log: Path) -> None:
+def _serve(connection: Connection, make: Callable[[], Any], log: Path) -> None:
     os.setsid()  # so that compilers and workers it starts end with it
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(written, 1)
@@ -185,7 +186,7 @@ def _serve(connection: Connection, make: Callable[[], Contender | Limit], log: P
                 answer = getattr(served, method)(*arguments)
         except BaseException as error:  # noqa: BLE001 (a peer that exits is lost like one that raises)
             traceback.print_exc()
-            connection.send((False, _line(error)))
+            connection.send((False, one_line(error)))
             return
         connection.send((True, answer))
         asked = connection.recv()
@@ -197,22 +198,22 @@ def _serve(connection: Connection, make: Callable[[], Contender | Limit], log: P
 class RivalProcess:
     """Starts a rival, asks it one thing at a time, and ends it."""
 
-    def __init__(self, context: BaseContext, make: Callable[[], Contender | Limit], log: Path) -> None:
+    def __init__(self, context: BaseContext, make: Callable[[], Any], log: Path) -> None:
         """Starts the process, which begins to import what it needs."""
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, log))
         self._process.start()
         theirs.close()
 
-    def wait(self) -> Any:
+    def wait(self, seconds: float = ANSWER_SECONDS) -> Any:
         """The answer to the last question, or for the first time: that everything is imported.
 
         Raises:
             RivalError: the rival raised an error, died, or does not answer.
         """
         try:
-            if not self._connection.poll(ANSWER_SECONDS):
-                msg = f"no answer within {ANSWER_SECONDS:.0f} s"
+            if not self._connection.poll(seconds):
+                msg = f"no answer within {seconds:.0f} s"
                 raise RivalError(msg)
             good, answer = self._connection.recv()
         except (EOFError, OSError):
@@ -227,11 +228,19 @@ class RivalProcess:
         Raises:
             RivalError: as in ``wait``.
         """
+        self.send(method, *arguments)
+        return self.wait()
+
+    def send(self, method: str, *arguments: Any) -> None:
+        """Asks without waiting for the answer.
+
+        Raises:
+            RivalError: the process has ended.
+        """
         try:
             self._connection.send((method, arguments))
         except OSError:
             raise RivalError(self._death()) from None
-        return self.wait()
 
     def _death(self) -> str:
         self._process.join(10)

@@ -71,6 +71,8 @@ class Scale:
     width: int  # of the transformer that is trained
     layers: int
     tokens: tuple[int, int]  # batch, length
+    shard: int  # elements of a shard that is reduced
+    matrices: tuple[int, int]  # of the model that is trained on two processes: how many, and how wide
 
     def rounds_for(self, seconds_per_round: float) -> int:
         """How many rounds to run."""
@@ -92,6 +94,8 @@ SCALES = {
         width=256,
         layers=4,
         tokens=(8, 64),
+        shard=16 << 20,
+        matrices=(25, 1024),
     ),
     "tiny": Scale(
         workloads=_workloads(1 << 14, _gpt2(97, 16, 32, 2), 20 * [(64,)]),
@@ -101,6 +105,8 @@ SCALES = {
         width=32,
         layers=1,
         tokens=(2, 8),
+        shard=1 << 14,
+        matrices=(4, 64),
     ),
 }
 
@@ -127,6 +133,7 @@ class Lab:
     benchmark: Any  # the fixture of pytest-benchmark
     scale: Scale
     rows: list[Row]  # of the table at the end; a benchmark adds its own
+    notes: list[str]  # lines below it, of rivals that did not run
 
     def race(self, rivals: Mapping[str, Rival]) -> dict[str, list[float]]:
         """Times all rivals in turn and returns the seconds of every round, by rival."""

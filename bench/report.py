@@ -207,5 +207,5 @@ def _chart(rows: Sequence[Row], machine: Mapping[str, Any]) -> Figure:
     axes.set_xlim(0, 1.25 * longest)
     axes.set_xlabel(f"time relative to the rival's (shorter is better); x: how many times faster than it\n{WORKLOADS}")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("FusedAdamW against torch and the memory limit\n" + caption(machine), fontsize=9)
+    figure.suptitle("gaudi3_rt against torch and the memory limit\n" + caption(machine), fontsize=9)
     return figure
