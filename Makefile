@@ -27,10 +27,10 @@ demo: $(venv)/.extra-examples
 	$(python) examples/train_stdlib.py
 
 # Threads that wait leave their core to the other processes of the run.
-test: $(venv)/.extra-cli $(venv)/.extra-hpu $(venv)/.extra-ops $(venv)/.extra-examples $(venv)/.extra-test $(venv)/.extra-bench
+test: $(venv)/.extra-bench,cli,examples,hpu,ops,test
 	OMP_WAIT_POLICY=passive $(python) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-lint: $(venv)/.extra-cli $(venv)/.extra-hpu $(venv)/.extra-ops $(venv)/.extra-lint $(venv)/.extra-examples
+lint: $(venv)/.extra-cli,examples,hpu,lint,ops
 	$(venv)/bin/ruff check .
 	$(venv)/bin/ruff format --check .
 	$(venv)/bin/mypy
@@ -70,7 +70,8 @@ $(venv)/.package $(peers)/.package: %/.package: %/.torch $(sources)
 	$(pip) install --config-settings=cmake.define.GAUDI3_RT_WERROR=ON .
 	touch $@
 
-# The package is installed, so this fetches only what the extra adds.
+# The package is installed, so this fetches only what the extras add: one or several with commas, since each call of pip
+# takes seconds.
 $(venv)/.extra-%: $(venv)/.package pyproject.toml
 	$(pip) install "gaudi3_rt[$*]"
 	touch $@

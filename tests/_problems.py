@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _core
-from gaudi3_rt.optim._batch import Rule
+from gaudi3_rt.optim._rule import Rule
 
 ROOT = Path(__file__).parent.parent
 TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}

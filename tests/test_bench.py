@@ -94,6 +94,9 @@ def test_benchmarks_run_and_report(tmp_path):
     assert ">= 0.95 of limit" in done.stdout
 
     assert_picture(tmp_path / "bench.png")
+    assert_picture(tmp_path / "reduce_error.png")
+    assert {("bf16 hook, against DDP", ""), ("reducer, tree, against reducer, all_reduce", "")} <= rows.keys()
+    assert "did not run: torch bf16 hook: TypeError" in done.stdout
 
 
 def test_lost_peers_are_listed(tmp_path):

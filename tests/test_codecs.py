@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaudi3_rt import _core
-from gaudi3_rt.optim._batch import Rule
+from gaudi3_rt.optim._rule import Rule
 
 HALVES = [dtype for dtype in DTYPES if dtype.itemsize == 2]
 COPY = Rule("adamw", [0.0, 0.0, 0.0, 1.0, 0.0])  # makes the first moment the gradient

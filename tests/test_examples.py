@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = ("--width=32", "--layers=1", "--heads=2", "--context=32", "--batch-size=4", "--threads=1")
@@ -180,8 +181,50 @@ def test_storages_are_compared(environment, tmp_path):
     assert 4.0625 < summaries["bf16-stochastic-int8"]["bytes_per_parameter"] < 4.2
 
 
+@pytest.mark.parametrize("world", [2, 4])
+def test_bits_do_not_depend_on_processes(environment, load, tmp_path, monkeypatch, capsys, world):
+    """As many processes under torchrun as there are logical shards print what one process does, to the last digit."""
+    arguments = [*SMALL, "--steps=3", f"--shards={world}"]
+    script = [str(EXAMPLES / "train_distributed.py"), *arguments]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    done = subprocess.run(  # noqa: S603
+        [*launcher, *script],
+        cwd=tmp_path,
+        env={**environment, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert f"{world} logical shards on {world} processes" in done.stderr
+    losses = [float(line.split()[-1]) for line in done.stdout.splitlines()[:-1]]
+    assert 4.5 < losses[0] < 5.2
+    assert len(set(losses)) == 3
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", script)
+    try:
+        assert load("train_distributed").main() == 0
+    finally:
+        torch.set_num_threads(threads)
+    alone = capsys.readouterr()
+    assert f"{world} logical shards on 1 process\n" in alone.err
+    assert alone.out == done.stdout
+
+
 def _read(folder):
     return (folder / "compare_storage.json").read_text(encoding="utf-8")
+
+
+def test_more_processes_than_shards(load, monkeypatch, capsys):
+    """Each process needs a shard."""
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(SystemExit) as error:
+        load("train_distributed").parse(["--shards=2"])
+    assert error.value.code == 2
+    assert capsys.readouterr().err.endswith("error: --shards 2 for 3 processes: each needs at least one\n")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +249,12 @@ def _read(folder):
         ("compare_storage", ["--seeds=1"], "argument --seeds: '1' given, must be a whole number >= 2"),
         ("compare_storage", ["--lr=0"], "argument --lr: '0' given, must be a finite number > 0"),
         ("compare_storage", ["--out=file"], "--out file: not a folder that can be written to (File exists)"),
+        ("train_distributed", ["--shards=1"], "argument --shards: '1' given, must be a whole number from 2 to 64"),
+        (
+            "train_distributed",
+            ["--width=30", "--heads=4"],
+            "--width 30 with --heads 4: the width must be a multiple of 2 x heads = 8",
+        ),
         ("train_stdlib", ["--out=file"], "--out file: not a folder that can be written to (File exists)"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

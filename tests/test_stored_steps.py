@@ -7,7 +7,7 @@ from _problems import hyper_of, operand_names, problem
 from _stored import Engine, Stored
 
 from gaudi3_rt import _core
-from gaudi3_rt.optim._batch import Rule
+from gaudi3_rt.optim._rule import Rule
 from gaudi3_rt.optim._storage import Storage
 
 SIZES = [1300, 256, 5]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaudi3_rt import _core
-from gaudi3_rt.optim._batch import Rule
+from gaudi3_rt.optim._rule import Rule
 
 THREADS = [1, 2, 3, 8]
 
