@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <limits>
 
 #include "threads.h"
 
@@ -30,6 +32,7 @@ void tree_sums(const IsaTable& table, const Chunks& chunks, std::vector<TreeSum>
   std::int64_t bytes = 0;
   for (std::size_t i = 0; i < sums.size(); ++i) bytes += chunks.lengths()[i] * bytes_of(sums[i].out.codec);
   for (TreeSum& sum : sums) {
+    if (std::isnan(sum.factor)) sum.factor = std::numeric_limits<float>::quiet_NaN();  // whatever its lower bits were
     const bool in_place =
         std::any_of(sum.nodes, sum.nodes + sum.n_nodes, [&](const Operand& node) { return node.data == sum.out.data; });
     const bool aligned = reinterpret_cast<std::uintptr_t>(sum.out.data) % kLine == 0;

@@ -11,10 +11,11 @@ from _problems import ROOT, run_tool
 FLAGS = ["-std=c++17", "-O0", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-fPIC"]
 
 
-def build_mutants(mutants, shim, sources, tmp_path_factory):
+def build_mutants(mutants, shim, sources, tmp_path_factory, kernels=None):
     """The library of each mutant by name, of the shim and sources, compiled two at a time; skips without g++.
 
     A mutant is a file below csrc, what it says, which has to stand there once, and what the mutant says instead.
+    kernels: the X(stem, Type) of those kernels of optimizers that are compiled; all if it is None.
     """
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
@@ -22,7 +23,7 @@ def build_mutants(mutants, shim, sources, tmp_path_factory):
     folders = [tmp_path_factory.mktemp("mutant") for _ in mutants]
 
     def build(folder, mutant):
-        return _build(system, folder, *mutant, shim, sources)
+        return _build(system, folder, *mutant, shim, sources, kernels)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(mutants, pool.map(build, folders, mutants.values()), strict=True))
@@ -40,8 +41,15 @@ def _precompile_system_headers(folder):
     return system
 
 
-def _build(system, folder, file, old, new, shim, sources):
+def _build(system, folder, file, old, new, shim, sources, kernels):
     shutil.copytree(ROOT / "csrc", folder / "csrc")
+    if kernels is not None:
+        registry = folder / "csrc" / "registry.h"
+        text, count = re.subn(
+            r"(#define GAUDI3_RT_KERNELS\(X\)) (?:.*\\\n)+.*", rf"\1 {kernels}", registry.read_text(encoding="utf-8")
+        )
+        assert count == 1
+        registry.write_text(text, encoding="utf-8")
     source = (folder / "csrc" / file).read_text(encoding="utf-8")
     assert source.count(old) == 1, f"csrc/{file} has to contain this text once: {old!r}"
     (folder / "csrc" / file).write_text(source.replace(old, new), encoding="utf-8")

@@ -54,8 +54,8 @@ struct Pairs {
   }
 
  private:
-  // The upper half is BF16::store(x). A NaN needs no care: it comes from bfloat16 or from infinities, so its lower half
-  // is 0 and nothing carries.
+  // The upper half is BF16::store(x). A NaN needs no care: it comes from bfloat16, from infinities or is the factor, so
+  // its lower half is 0 (tree_sums sees to the factor's) and nothing carries.
   GAUDI3_RT_EARLY static std::uint32_t rounded(float x) {
     const std::uint32_t bits = bit_cast<std::uint32_t>(x);
     return bits + 0x7fffu + ((bits >> 16) & 1u);

@@ -19,6 +19,17 @@ namespace {
 
 using Doubles = py::array_t<double, py::array::c_style>;
 
+// Of the tensors with torch's negation bit, which are views with gaps, only a single element can pass for dense.
+bool is_negated(const Description& tensor, PyObject* object) {
+  return tensor.length() == 1 && Describer::is_negated(object);
+}
+
+std::optional<Description> contiguous(Describer& describe, const py::object& object) {
+  const auto tensor = describe(object.ptr());
+  if (!tensor || !tensor->is_contiguous() || is_negated(*tensor, object.ptr())) return std::nullopt;
+  return tensor;
+}
+
 // Describes the tensors of one call; nothing where the memory of one of them is not plain, dense and laid out like that
 // of the tensor it belongs to.
 class Memory {
@@ -49,9 +60,7 @@ class Memory {
  private:
   std::optional<Description> plain(PyObject* object) {
     const auto tensor = describe_(object);
-    if (!tensor || !tensor->codec() || !tensor->is_dense()) return std::nullopt;
-    // Of the tensors with torch's negation bit, which are views with gaps, only a single element can pass for dense.
-    if (tensor->length() == 1 && Describer::is_negated(object)) return std::nullopt;
+    if (!tensor || !tensor->codec() || !tensor->is_dense() || is_negated(*tensor, object)) return std::nullopt;
     return tensor;
   }
 
@@ -185,8 +194,8 @@ void transfer_reference(const std::string& name, double factor, const Doubles& f
 
 // The bytes of a wire, which has to be a contiguous CPU tensor of so many.
 char* wire_bytes(Describer& describe, const py::object& wire, std::int64_t bytes) {
-  const auto tensor = describe(wire.ptr());
-  if (!tensor || !tensor->is_contiguous()) return nullptr;
+  const auto tensor = contiguous(describe, wire);
+  if (!tensor) return nullptr;
   if (tensor->length() * (tensor->dtype.bits / 8) != bytes) {
     throw py::value_error("the wire has " + std::to_string(tensor->length() * (tensor->dtype.bits / 8)) +
                           " bytes, these elements take " + std::to_string(bytes));
@@ -201,15 +210,14 @@ bool compress_tensor(const std::string& isa, py::type tensor_type, const std::st
   const WireId id = wire_id(name);
   Memory memory(tensor_type, use_exchange_table);
   Describer describe(std::move(tensor_type), use_exchange_table);
-  const auto tensor = describe(x.ptr());
-  if (!tensor || !tensor->is_contiguous()) return false;
+  if (!contiguous(describe, x)) return false;
   const auto operand = memory.first(x.ptr(), 0);
   if (!operand) return false;
   const std::int64_t n = memory.length();
   float* rest = nullptr;
   if (!residual.is_none()) {
-    const auto beside = describe(residual.ptr());
-    if (!beside || !beside->is_contiguous() || beside->codec() != Codec::f32 || beside->length() != n) return false;
+    const auto beside = contiguous(describe, residual);
+    if (!beside || beside->codec() != Codec::f32 || beside->length() != n) return false;
     rest = static_cast<float*>(beside->data);
   }
   char* const to = wire_bytes(describe, wire, info(id).bytes(n));
@@ -234,8 +242,8 @@ bool decompress_tensor(const std::string& isa, py::type tensor_type, const std::
   const IsaTable& table = isa_table(isa);
   const WireId id = wire_id(name);
   Describer describe(std::move(tensor_type), use_exchange_table);
-  const auto tensor = describe(x.ptr());
-  if (!tensor || !tensor->is_contiguous() || !tensor->codec()) return false;
+  const auto tensor = contiguous(describe, x);
+  if (!tensor || !tensor->codec()) return false;
   const Operand operand{tensor->data, *tensor->codec(), nullptr};
   const std::int64_t n = tensor->length();
   const std::int64_t stored = n * (tensor->dtype.bits / 8), sent = info(id).bytes(n);

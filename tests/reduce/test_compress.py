@@ -89,6 +89,20 @@ def test_layouts_and_dtypes(wire, dtype):
     assert torch.equal(compress(gaps, wire, scale=2.0), sent)
 
 
+def test_torchs_negation_is_seen():
+    """A single element that is stored as its negative, which only torch's operations know how to read and write."""
+
+    def negated(value):
+        x = torch.zeros(1)._neg_view().fill_(value)
+        assert x.is_neg()
+        return x
+
+    residual, out = negated(0.25), negated(0.0)
+    sent = compress(negated(3.0), residual=residual, out=torch.zeros(1).bfloat16()._neg_view())
+    assert (sent.item(), residual.item()) == (3.25, 0)
+    assert decompress(compress(torch.tensor([3.0])), out=out).item() == 3
+
+
 def test_nothing_is_lost_over_time(wire):
     """With error feedback the sum of what arrived is the sum of what was sent, to within one rounding."""
     n, steps = 3 * BLOCK, 200
@@ -144,8 +158,17 @@ BAD = {
     "half a header": (lambda x: decompress(compress(x, "int8")[:268]), "no whole number"),
     "out too long": (lambda x: decompress(compress(x, "int8"), out=torch.zeros(601)), "out has 601"),
     "out in float64": (lambda x: decompress(compress(x), out=x.double()), "out is torch.float64"),
+    "out among gaps": (lambda x: compress(x[::2], out=x.view(torch.bfloat16)[:300]), "shares memory"),
+    "sparse": (lambda x: compress(x.to_sparse()), "layout torch.sparse_coo"),
     "decompressed into itself": (lambda x: decompress(x.view(torch.bfloat16)[:600], out=x), "may not share memory"),
 }
+
+
+def test_what_is_no_tensor_is_refused():
+    """By its type."""
+    for call in (compress, decompress):
+        with pytest.raises(TypeError, match="is of type list; expected a tensor"):
+            call([1.0])
 
 
 @pytest.mark.parametrize("case", BAD)

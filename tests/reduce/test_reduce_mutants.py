@@ -67,7 +67,7 @@ MUTANTS = {
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory):
     """All mutants by name."""
-    built = build_mutants(MUTANTS, SHIM, [], tmp_path_factory)
+    built = build_mutants(MUTANTS, SHIM, [], tmp_path_factory, kernels="X(sgd, SGD<Momentum::none>)")
     return {name: Mutant(library) for name, library in built.items()}
 
 

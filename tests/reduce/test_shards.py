@@ -147,6 +147,16 @@ def test_bad_elements_are_counted(dtype, value):
     assert (overflow.nonfinite, overflow.sum_squares) == (3, math.inf)
 
 
+@pytest.mark.parametrize("pattern", [0x7FC00000, 0x7FFFFFFF, -1, 0x7F800001])
+def test_any_nan_as_a_factor_gives_nan(dtype, pattern):
+    """Whatever its lower bits are, which rounding to bfloat16 must not carry into the exponent."""
+    scale = float(torch.tensor(pattern, dtype=torch.int32).view(torch.float32))
+    for isa in _core.isas():
+        out = torch.zeros(600, dtype=dtype)
+        Engine(isa).tree_sum([torch.ones(600, dtype=dtype)] * 2, leaves(2), scale, out)
+        assert out.isnan().all(), isa
+
+
 def test_mean_rounds_its_factor_once():
     """The factor is scale / n in double, then float32; the sum of thirds is not formed."""
     shards = [numbers(999, torch.float32, seed) for seed in range(3)]
@@ -212,6 +222,11 @@ def test_other_layouts_have_the_same_bits(dtype):
         got = reduce_shards_measured(shards, op="mean")
         assert_same_bits(got.out, want.out)
         assert got.nonfinite == want.nonfinite
+    plain = [numbers(2 * CHUNK + 50, dtype, seed) for seed in range(2)]
+    gaps = torch.zeros(2 * CHUNK + 50, 2, dtype=dtype)[:, 0]
+    measured = reduce_shards_measured(plain, gaps)
+    assert measured.sum_squares == reduce_shards_measured(plain).sum_squares == reduce.sum_squares([gaps])
+    plain = [numbers(24 * 50, dtype, seed, special=0.02).reshape(24, 50) for seed in range(5)]
     result = torch.zeros(24, 100, dtype=dtype)
     assert_same_bits(reduce_shards(plain, result[:, 1::2], op="mean"), want.out)
     assert not result[:, ::2].any()
@@ -239,6 +254,9 @@ BAD = {
     "other shape of out": (lambda x: ([x, x.clone()], x[:5].clone()), "out is"),
     "other dtype of out": (lambda x: ([x, x.clone()], x.double()), "out is"),
     "expanded out": (lambda x: ([x, x.clone()], torch.zeros(1).expand(40)), "expanded view"),
+    "no rows": (lambda x: (x[0], None), "no rows"),
+    "sparse": (lambda x: ([x.to_sparse()] * 2, None), "layout torch.sparse_coo"),
+    "out among gaps": (lambda x: ([x[:20], x[::2]], x[10:30]), "shares memory"),
     "out beside a shard": (lambda x: ([x[:-1], x[:-1].clone()], x[1:]), "shares memory"),
 }
 

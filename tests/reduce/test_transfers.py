@@ -61,6 +61,32 @@ def test_a_view_with_gaps_is_unpacked():
     assert not memory[:, 1::2].any()
 
 
+def test_neighbours_may_be_written_together():
+    """Columns of one matrix, whose stretches of memory overlap, and in place."""
+    memory, grads = torch.arange(40.0).view(4, 10), torch.ones(4, 10)
+    want = memory * 2 + grads
+    left, right = memory[:, :3], memory[:, 3:]
+    accumulate_([left, right], [left, right])
+    accumulate_([left, right], [grads[:, :3], grads[:, 3:]])
+    assert torch.equal(memory, want)
+    unpack_([left, right], torch.zeros(40))
+    assert not memory.any()
+
+
+@pytest.mark.parametrize("call", [lambda x: pack_(x, [1.0]), lambda x: pack_([1.0], [x]), lambda x: unpack_([1.0], x)])
+def test_what_is_no_tensor_is_refused(call):
+    """By its place and type."""
+    with pytest.raises(TypeError, match=r"(tensor 0|the bucket) is of type (float|list); expected a tensor"):
+        call(torch.zeros(1))
+
+
+def test_a_factor_may_be_a_tensor():
+    """One that is on the CPU and has one element; without a warning."""
+    main = torch.zeros(6)
+    accumulate_(main[::2], torch.ones(3), scale=torch.tensor(0.5))
+    assert main.tolist() == [0.5, 0, 0.5, 0, 0.5, 0]
+
+
 def test_micro_batches_are_added_in_float32():
     """300 gradients in bfloat16: the error is that of float32, where a sum in bfloat16 stops growing."""
     grads = [torch.full((100,), 1.0, dtype=torch.bfloat16) for _ in range(300)]
@@ -100,6 +126,12 @@ BAD = {
     "main gradient in half": (lambda x: accumulate_(x.half(), x), "main gradient 0"),
     "expanded main gradient": (lambda x: accumulate_([x, torch.zeros(1).expand(5)], [x, torch.ones(5)]), "expanded"),
     "gradients overlap": (lambda x: accumulate_(x[:20], x[1:21]), "shares memory"),
+    "gaps over what is written": (lambda x: accumulate_([x, torch.zeros(20)], [x.clone(), x[::2]]), "shares memory"),
+    "gaps written twice": (lambda x: accumulate_([x[::2], x[2::2]], [torch.ones(20), torch.ones(19)]), "shares memory"),
+    "gaps into their bucket": (lambda x: pack_(x[:20], [x[::2]]), "shares memory"),
+    "gaps from their bucket": (lambda x: unpack_([x[::2]], x[:20]), "shares memory"),
+    "gaps unpacked twice": (lambda x: unpack_([x[::2], x[30:]], torch.ones(30)), "shares memory"),
+    "sparse": (lambda x: pack_(x, [torch.eye(4).to_sparse()]), "layout torch.sparse_coo"),
 }
 
 

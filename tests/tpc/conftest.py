@@ -8,7 +8,7 @@ import _precompiled
 import pytest
 
 from gaudi3_rt import tpc
-from gaudi3_rt.optim import _batch, _hpu_grads
+from gaudi3_rt.optim import _elsewhere, _hpu_grads
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,6 +44,6 @@ def calls(graph_compiler):
     """What the operators were called with in this test, which may be told anew what was announced before."""
     graph_compiler.calls.clear()
     graph_compiler.fails = ""
-    _batch._announced.clear()
+    _elsewhere._announced.clear()
     _hpu_grads._announced.clear()
     return graph_compiler.calls

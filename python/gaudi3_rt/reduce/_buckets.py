@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from gaudi3_rt.reduce._checks import check_tensor, check_written
+from gaudi3_rt.reduce._overlap import check_apart
 from gaudi3_rt.reduce._transfers import transfer
 
 
@@ -25,9 +27,12 @@ def pack_(bucket: Tensor, tensors: Iterable[Tensor], *, scale: float = 1.0) -> T
     Raises:
         ValueError: lengths or devices do not agree, a dtype is another one, the bucket is not contiguous or shares
             memory with a tensor. Nothing has been written then.
+        TypeError: something is no tensor.
     """
-    listed = [tensor.detach().contiguous() for tensor in tensors]
-    transfer("cast", listed, _parts(bucket, listed), scale)
+    listed = _checked(tensors, bucket)
+    parts = _parts(bucket, listed)
+    check_apart(parts, [[tensor] for tensor in listed])
+    transfer("cast", [tensor.contiguous() for tensor in listed], parts, scale)
     return bucket
 
 
@@ -42,13 +47,27 @@ def unpack_(tensors: Iterable[Tensor], bucket: Tensor, *, scale: float = 1.0) ->
 
     Raises:
         ValueError: as for ``pack_``, or two tensors share memory. Nothing has been written then.
+        TypeError: something is no tensor.
     """
-    listed = [tensor.detach() for tensor in tensors]
+    listed = _checked(tensors, bucket)
+    parts = _parts(bucket, listed)
+    for i, tensor in enumerate(listed):
+        check_written(f"tensor {i}", tensor)
+    check_apart(listed, [[part] for part in parts])
     targets = [tensor if tensor.is_contiguous() else _plain_like(tensor) for tensor in listed]
-    transfer("cast", _parts(bucket, targets), targets, scale)
+    transfer("cast", parts, targets, scale)
     for tensor, target in zip(listed, targets, strict=True):
         if target is not tensor:
             tensor.copy_(target)
+
+
+def _checked(tensors: Iterable[Tensor], bucket: Tensor) -> list[Tensor]:
+    """The tensors, without autograd."""
+    check_tensor("the bucket", bucket)
+    listed = list(tensors)
+    for i, tensor in enumerate(listed):
+        check_tensor(f"tensor {i}", tensor)
+    return [tensor.detach() for tensor in listed]
 
 
 def _plain_like(tensor: Tensor) -> Tensor:

@@ -10,11 +10,19 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_read(name: str, tensor: Tensor) -> None:
-    """Raises TypeError for what is no tensor, ValueError for a dtype that the kernels do not know."""
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """Raises TypeError for what is no tensor, ValueError for a sparse one."""
     if not isinstance(tensor, Tensor):
         msg = f"{name} is of type {type(tensor).__name__}; expected a tensor"
         raise TypeError(msg)
+    if tensor.layout is not torch.strided:
+        msg = f"{name} has layout {tensor.layout}: it has to be dense; to_dense() makes it so"
+        raise ValueError(msg)
+
+
+def check_read(name: str, tensor: Tensor) -> None:
+    """As ``check_tensor``; ValueError for a dtype that the kernels do not know, too."""
+    check_tensor(name, tensor)
     if tensor.dtype not in FLOATS:
         msg = f"{name} is {tensor.dtype}: it has to be float32, bfloat16 or float16"
         raise ValueError(msg)
@@ -31,6 +39,11 @@ def check_written(name: str, tensor: Tensor) -> None:
 def count_versions(written: Iterable[Tensor]) -> None:
     """Kernels write behind autograd's back: a backward through an old value has to fail, as it does in torch."""
     torch.autograd.graph.increment_version([tensor for tensor in written if not tensor.is_inference()])
+
+
+def float32(scale: float) -> float:
+    """A number rounded to float32, as the kernels round it."""
+    return float(torch.tensor(float(scale), dtype=torch.float32))
 
 
 def words(tensor: Tensor) -> str:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _config, _core
-from gaudi3_rt.reduce._checks import check_read, count_versions
+from gaudi3_rt.reduce import _hpu
+from gaudi3_rt.reduce._checks import check_read, check_tensor, count_versions, float32
+from gaudi3_rt.reduce._overlap import check_apart
 
 Wire: TypeAlias = Literal["bfloat16", "int8"]
 DTYPES = {"bfloat16": torch.bfloat16, "int8": torch.uint8}
@@ -92,9 +94,11 @@ def compress(
     if out is None:
         out = torch.empty(numel, dtype=DTYPES[wire], device=tensor.device)
     _check("out", out, numel, DTYPES[wire], tensor.device)
+    check_apart([out] if residual is None else [out, residual], [[], [], [tensor]])
     source, rest = tensor.detach().contiguous(), None if residual is None else residual.detach()
     threads = torch.get_num_threads()
     if not _core.compress(_config.isa(), torch.Tensor, wire, source, rest, out.detach(), float(scale), threads):
+        _hpu.has_no(f"compression to {wire}", source)
         _compress_by_torch(source, wire, scale, rest, out.detach())
     count_versions([out] if residual is None else [out, residual])
     return out
@@ -118,6 +122,7 @@ def decompress(compressed: Tensor, *, scale: float = 1.0, out: Tensor | None = N
         ValueError: a dtype that is not a wire's, lengths that do not agree, or memory that is shared. Nothing has been
             written then.
     """
+    check_tensor("what is decompressed", compressed)
     wire = next((name for name, dtype in DTYPES.items() if dtype == compressed.dtype), None)
     if wire is None or not compressed.is_contiguous():
         msg = f"{compressed.dtype} is no compressed form: it has to be contiguous bfloat16 or uint8 (int8 in blocks)"
@@ -131,12 +136,14 @@ def decompress(compressed: Tensor, *, scale: float = 1.0, out: Tensor | None = N
         out = torch.empty(n, device=compressed.device)
     check_read("out", out)
     _check("out", out, n, out.dtype, compressed.device)
+    check_apart([out], [[], [compressed]])
     threads = torch.get_num_threads()
     if not _core.decompress(
         _config.isa(), torch.Tensor, wire, compressed.detach(), out.detach(), float(scale), threads
     ):
+        _hpu.has_no(f"decompression of {wire}", out)
         value = _decompressed_by_torch(compressed.detach().reshape(-1), n)
-        out.detach().copy_((value * _rounded(scale)).reshape(out.shape))
+        out.detach().copy_((value * float32(scale)).reshape(out.shape))
     count_versions([out])
     return out
 
@@ -157,12 +164,8 @@ def _check(name: str, tensor: Tensor, numel: int, dtype: torch.dtype, device: to
         raise ValueError(msg)
 
 
-def _rounded(scale: float) -> float:
-    return float(torch.tensor(scale, dtype=torch.float32))
-
-
 def _compress_by_torch(tensor: Tensor, wire: str, scale: float, residual: Tensor | None, out: Tensor) -> None:
-    value = tensor.to(torch.float32).reshape(-1) * _rounded(scale)
+    value = tensor.to(torch.float32).reshape(-1) * float32(scale)
     if residual is not None:
         value = value + residual.reshape(-1)
     sent = value.to(torch.bfloat16) if wire == "bfloat16" else _int8_blocks(value)

@@ -19,7 +19,7 @@ def sum_squares(tensors: Iterable[Tensor]) -> float:
 
     Args:
         tensors: real floating-point tensors of any shape; float32, bfloat16 and float16 on the CPU are read by the
-            kernel, others by torch.
+            kernel (those with gaps in memory from a copy), others by torch.
     """
     total = 0.0
     for tensor, value in _reduce("sum_squares", tensors):
@@ -38,7 +38,18 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 def _reduce(reduction: str, tensors: Iterable[Tensor]) -> list[tuple[Tensor, float | None]]:
     listed = [tensor.detach() for tensor in tensors]
     values = _core.reduce(_config.isa(), torch.Tensor, reduction, listed, torch.get_num_threads())
+    gaps = [i for i, tensor in enumerate(listed) if values[i] is None and _has_gaps(tensor)]
+    copies = [listed[i].contiguous() for i in gaps]
+    if copies:
+        reduced = _core.reduce(_config.isa(), torch.Tensor, reduction, copies, torch.get_num_threads())
+        for i, value in zip(gaps, reduced, strict=True):
+            values[i] = value
     return list(zip(listed, values, strict=True))
+
+
+def _has_gaps(tensor: Tensor) -> bool:
+    """Whether only a copy could be in dense CPU memory."""
+    return tensor.device.type == "cpu" and tensor.layout is torch.strided and not tensor.is_contiguous()
 
 
 @torch.library.custom_op("gaudi3_rt::sum_squares", mutates_args=())

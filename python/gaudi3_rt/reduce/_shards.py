@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _config, _core
-from gaudi3_rt.reduce._checks import check_read, check_written, count_versions, words
+from gaudi3_rt.reduce import _hpu
+from gaudi3_rt.reduce._checks import check_read, check_written, count_versions, float32, words
 from gaudi3_rt.reduce._norms import sum_squares
-from gaudi3_rt.reduce._tree import merge_counts
+from gaudi3_rt.reduce._overlap import check_apart
+from gaudi3_rt.reduce._tree import leaf_merges
 
 Op: TypeAlias = Literal["sum", "mean"]
 FEWEST_SHARDS, MOST_SHARDS = 2, 64
@@ -58,7 +60,7 @@ def reduce_shards(
         TypeError: something is not a tensor.
     """
     listed, result = _checked(shards, out, op)
-    reduce_nodes([result], [listed], _merges(len(listed)), scale=_factor(op, scale, len(listed)))
+    reduce_nodes([result], [listed], leaf_merges(len(listed)), scale=_factor(op, scale, len(listed)))
     return result
 
 
@@ -73,7 +75,8 @@ def reduce_shards_measured(
     """
     listed, result = _checked(shards, out, op)
     sums = torch.empty(-(-result.numel() // _core.CHUNK), dtype=torch.float64)
-    reduce_nodes([result], [listed], _merges(len(listed)), scale=_factor(op, scale, len(listed)), chunk_sums=sums)
+    factor = _factor(op, scale, len(listed))
+    reduce_nodes([result], [listed], leaf_merges(len(listed)), scale=factor, chunk_sums=sums)
     total = _core.fold("sum_squares", sums.tolist())
     nonfinite = 0 if abs(total) < torch.inf else int((~result.isfinite()).sum())
     return ReducedShards(result, total, nonfinite)
@@ -111,29 +114,32 @@ def reduce_nodes(
     counts, threads = list(merges), torch.get_num_threads()
     arguments = (segments_out, segments_nodes, counts, float(scale), sums, threads)
     if not _core.reduce_nodes(_config.isa(), torch.Tensor, *arguments):
-        _reduce_by_torch(segments_out, segments_nodes, counts, scale, chunk_sums)
+        check_apart(segments_out, segments_nodes)
+        for out, nodes in zip(segments_out, segments_nodes, strict=True):
+            if not _hpu.reduce_nodes(out, nodes, counts, scale):
+                _reduce_by_torch(out, nodes, counts, scale)
+        if chunk_sums is not None:
+            chunk_sums.copy_(_chunk_sums_by_torch(segments_out))
     count_versions(segments_out)
 
 
-def _reduce_by_torch(
-    outs: list[Tensor], segments: list[list[Tensor]], merges: list[int], scale: float, chunk_sums: Tensor | None
-) -> None:
-    factor = float(torch.tensor(scale, dtype=torch.float32))
-    for out, nodes in zip(outs, segments, strict=True):
-        stack: list[Tensor] = []
-        for node, count in zip(nodes, merges, strict=True):
-            stack.append(node.to(torch.float32))
-            for _ in range(count):
-                right = stack.pop()
-                stack[-1] = stack[-1] + right
-        out.copy_(stack[0] * factor)
-    if chunk_sums is not None:
-        chunks = [chunk for out in outs if out.numel() for chunk in torch.split(out.reshape(-1), _core.CHUNK)]
-        chunk_sums.copy_(torch.tensor([sum_squares([chunk]) for chunk in chunks], dtype=torch.float64))
+def _reduce_by_torch(out: Tensor, nodes: list[Tensor], merges: list[int], scale: float) -> None:
+    stack: list[Tensor] = []
+    for node, count in zip(nodes, merges, strict=True):
+        stack.append(node.to(torch.float32))
+        for _ in range(count):
+            right = stack.pop()
+            stack[-1] = stack[-1] + right
+    out.copy_(stack[0] * float32(scale))
 
 
-def _merges(n: int) -> list[int]:
-    return merge_counts([(i, i + 1) for i in range(n)], n)
+def _chunk_sums_by_torch(outs: list[Tensor]) -> Tensor:
+    """The sum of squares of each chunk; a device is waited for once."""
+    chunks = [chunk for out in outs if out.numel() for chunk in torch.split(out.reshape(-1), _core.CHUNK)]
+    if all(chunk.device.type == "cpu" for chunk in chunks):
+        return torch.tensor([sum_squares([chunk]) for chunk in chunks], dtype=torch.float64)
+    _hpu.has_no("sums of squares of chunks", outs[0])
+    return torch.stack([chunk.to(torch.float64).square().sum() for chunk in chunks]).cpu()
 
 
 def _factor(op: Op, scale: float, n: int) -> float:
@@ -141,6 +147,9 @@ def _factor(op: Op, scale: float, n: int) -> float:
 
 
 def _checked(shards: Sequence[Tensor] | Tensor, out: Tensor | None, op: Op) -> tuple[list[Tensor], Tensor]:
+    if isinstance(shards, Tensor) and (shards.dim() == 0 or shards.layout is not torch.strided):
+        msg = f"one tensor of shape {tuple(shards.shape)} and layout {shards.layout} has no rows that could be shards"
+        raise ValueError(msg)
     listed = list(shards.unbind(0)) if isinstance(shards, Tensor) else list(shards)
     if op not in {"sum", "mean"}:
         msg = f"op={op!r}: has to be 'sum' or 'mean'"

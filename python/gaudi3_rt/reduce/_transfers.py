@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import _config, _core
-from gaudi3_rt.reduce._checks import check_read, check_written, count_versions
+from gaudi3_rt.reduce import _hpu
+from gaudi3_rt.reduce._checks import check_read, check_written, count_versions, float32
+from gaudi3_rt.reduce._overlap import check_apart
 
 
 def _accumulate(into: Tensor, product: Tensor) -> None:
@@ -36,8 +38,9 @@ def transfer(name: Literal["cast", "accumulate"], sources: list[Tensor], targets
                 f"on {target.device}: they have to be alike"
             )
             raise ValueError(msg)
-    threads = torch.get_num_threads()
-    factor = float(torch.tensor(scale, dtype=torch.float32))
-    for i in _core.transfer(_config.isa(), torch.Tensor, name, sources, targets, float(scale), threads):
-        COMPOSITES[name](targets[i], sources[i].to(torch.float32) * factor)
+    check_apart(targets, [[source] for source in sources])
+    threads, scale = torch.get_num_threads(), float(scale)
+    left = _core.transfer(_config.isa(), torch.Tensor, name, sources, targets, scale, threads)
+    for source, target in _hpu.transfer(name, [(sources[i], targets[i]) for i in left], scale):
+        COMPOSITES[name](target, source.to(torch.float32) * float32(scale))
     count_versions(targets)

@@ -74,6 +74,11 @@ def merge_counts(nodes: Sequence[tuple[int, int]], n_shards: int) -> list[int]:
     return counts
 
 
+def leaf_merges(n_shards: int) -> list[int]:
+    """``merge_counts`` of shards one by one."""
+    return merge_counts([(i, i + 1) for i in range(n_shards)], n_shards)
+
+
 def _are_siblings(left: tuple[int, int], right: tuple[int, int], n_shards: int) -> bool:
     middle = right[0]
     reach = middle & -middle  # the shards that the larger of two subtrees has, of which the right one begins here
