@@ -9,10 +9,12 @@ import torch
 from _reducing import GradientReducer, digest, loss_of, network
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.checkpoint import checkpoint
 
 from gaudi3_rt import _core
 from gaudi3_rt.errors import OptimizerError, ParameterValidationError
+from gaudi3_rt.grads import clip_grad_norm_
 from gaudi3_rt.optim import FusedAdamW
 from gaudi3_rt.reduce import reduce_shards, sum_squares
 from gaudi3_rt.reduce._layout import ALIGNMENT, plan
@@ -75,22 +77,46 @@ def test_shards_are_counted():
     reducer.close()
 
 
-def test_a_broken_backward_is_forgotten():
-    """After an exception in backward, the next one is reduced as if the other had not been."""
+@pytest.mark.parametrize("bucket_bytes", [1, 2**20])
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_broken_backward_is_forgotten(n, bucket_bytes):
+    """After an exception in backward nothing can be stepped; the next pass, of fewer parameters, begins the step."""
     model = network()
-    want = torch.autograd.grad(loss_of(model, 0, 0), [model.wide, model.bias])
-    with GradientReducer(model, bucket_bytes=1) as reducer:
+    want = [torch.autograd.grad(loss_of(model, k, 0), [model.wide, model.bias]) for k in range(n)]
+    with GradientReducer(model, algorithm="tree", logical_shards=n, bucket_bytes=bucket_bytes) as reducer:
         for step in range(2):
+            for k in reducer.shards[:-1]:
+                loss_of(model, k, 1).backward()
             failing = model.wide.register_hook(lambda _: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                loss_of(model, 1, 1).backward()
+                loss_of(model, n - 1, 1, spare=True).backward()
             failing.remove()
+            with pytest.raises(OptimizerError, match=r"backward has not ended: .* begin the step anew"):
+                reducer.wait()
+            with pytest.raises(OptimizerError, match="backward has not ended"):
+                clip_grad_norm_(model.parameters(), 1.0)
             model.zero_grad()
-            loss_of(model, 0, 0).backward()
+            for k in reducer.shards:
+                loss_of(model, k, 0).backward()
+            assert reducer.is_pending
             reducer.wait()
             assert reducer.steps == step + 1
-            assert torch.equal(model.wide.grad, want[0])
-            assert torch.equal(model.bias.grad, want[1])
+            for param, shards in zip([model.wide, model.bias], zip(*want, strict=True), strict=True):
+                assert torch.equal(param.grad, reduce_shards(shards, op="mean") if n > 1 else shards[0])
+
+
+def test_no_step_inside_of_backward():
+    """A step in a hook of backward would step with gradients of this rank alone: it is refused."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = digest(model.parameters())
+    with GradientReducer(model) as reducer:
+        hook = model.wide.register_post_accumulate_grad_hook(lambda _: optimizer.step())
+        with pytest.raises(OptimizerError, match="backward has not ended"):
+            loss_of(model, 0, 0).backward()
+        hook.remove()
+        assert digest(model.parameters()) == before
+        assert not reducer.is_pending
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -116,15 +142,50 @@ def test_checkpointing(use_reentrant):
             assert all(p.grad._base is not None for p in layers.parameters())
 
 
+@pytest.mark.parametrize("bucket_bytes", [1, 2**20])
+def test_a_gradient_that_comes_twice_in_one_pass(bucket_bytes):
+    """A layer that is checkpointed twice: all of its gradient is in the mean, or, with shards, there is an error."""
+    layer, other, last = layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(3))
+
+    def loss():
+        x = torch.ones(2, 4, requires_grad=True)
+        for one in (layer, other, layer):
+            x = checkpoint(one, x, use_reentrant=True)
+        return last(x).square().sum()
+
+    loss().backward()
+    want = [p.grad for p in layers.parameters()]
+    layers.zero_grad()
+    with GradientReducer(layers, bucket_bytes=bucket_bytes) as reducer:
+        for _ in range(3):
+            layers.zero_grad()
+            loss().backward()
+            reducer.wait()
+            assert all(torch.equal(p.grad, grad) for p, grad in zip(layers.parameters(), want, strict=True))
+    layers.zero_grad()
+    reducer = GradientReducer(layers, algorithm="tree", logical_shards=2, bucket_bytes=bucket_bytes)
+
+    def shards():
+        for _ in reducer.shards:
+            loss().backward()
+
+    with pytest.raises(OptimizerError, match="came twice in one backward pass"):
+        shards()
+    reducer.close()
+
+
 def test_ends_with_its_owner():
     """A reducer that is closed, or that nobody holds any more, leaves gradients alone."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    n_hooks = len(_global_optimizer_pre_hooks)
     reducer = GradientReducer(model, algorithm="tree", logical_shards=2)
     gone = weakref.ref(reducer)
     del reducer
     gc.collect()
     assert gone() is None
+    assert not model.wide._post_accumulate_grad_hooks
+    assert len(_global_optimizer_pre_hooks) == n_hooks
     with GradientReducer(model, algorithm="tree", logical_shards=2):
         pass
     loss_of(model, 0, 0).backward()

@@ -3,20 +3,20 @@
 import datetime as dt
 import json
 import os
-import sys
+import threading
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from _ranks import leave, prepare, start_processes
 from _reducing import GradientReducer, digest, loss_of, network
 
 from gaudi3_rt import events
 from gaudi3_rt.errors import NetworkConnectionError
-from gaudi3_rt.reduce._failure import Report, judge
+from gaudi3_rt.reduce import _failure
+from gaudi3_rt.reduce._failure import Court, Report, judge
 
 WORLD = 4
 TIMEOUT = 6.0
@@ -26,9 +26,10 @@ CASES = [
     ("refuses", 1, (0, 1, 2, 3), "hierarchical"),
     ("hangs", 2, (0, 1, 2, 3), "tree"),
     ("hangs", 0, (0, 1, 2, 3), "all_reduce"),
+    ("is not there", 1, (0, 1, 2, 3), "tree"),
     ("dies", 1, (0, 1, 2, 3), "ring"),
-    ("dies", 3, (0, 2, 3), "all_reduce"),
-    ("dies", 0, (0, 2), "tree"),
+    ("dies in backward", 3, (0, 2, 3), "all_reduce"),
+    ("dies before the end", 0, (0, 2), "tree"),
 ]
 
 
@@ -42,13 +43,21 @@ def attempt(rank, group, case, directory):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options = {"group_size": 2} if algorithm == "hierarchical" else {}
+    if how == "is not there":
+        if rank == culprit:
+            wait_until(lambda: len(seen_in(directory, case)) == len(ranks) - 1)
+            return
+        with events.capture_events(events.ReductionFailed) as records, pytest.raises(NetworkConnectionError) as caught:
+            GradientReducer(model, group, algorithm)
+        write(rank, case, directory, caught.value, records)
+        return
     reducer = GradientReducer(model, group, algorithm, bucket_bytes=300_000, **options)
     loss_of(model, rank, 0).backward()
     optimizer.step()
     optimizer.zero_grad()
     before = digest(model.parameters())
     if rank == culprit:
-        fail(how, reducer, model, lambda: len(seen_in(directory, case)) == len(ranks) - 1)
+        fail(how, rank, reducer, model, optimizer, lambda: len(seen_in(directory, case)) == len(ranks) - 1)
         return
     with events.capture_events(events.ReductionFailed) as records, pytest.raises(NetworkConnectionError) as caught:
         step(model, optimizer, rank)
@@ -62,6 +71,11 @@ def attempt(rank, group, case, directory):
             use()
         assert again.value is error
     reducer.close()
+    write(rank, case, directory, error, records)
+
+
+def write(rank, case, directory, error, records):
+    """What a survivor has seen."""
     seen = {"message": error.message, **error.context, "retryable": error.retryable, "records": len(records)}
     path = directory / f"{CASES.index(case)}-{rank}.json"
     path.with_suffix(".part").write_text(json.dumps(seen))
@@ -74,20 +88,35 @@ def step(model, optimizer, rank):
     optimizer.step()
 
 
-def fail(how, reducer, model, is_over):
+def die():
+    """As by a kill -9; with another status than 0, the other processes would be ended as well."""
+    os._exit(0)
+
+
+def wait_until(is_over):
+    """Hangs, in a process of its own, which has nothing to wait for but files."""
+    while not is_over():
+        time.sleep(0.05)
+
+
+def fail(how, rank, reducer, model, optimizer, is_over):
     """What the culprit does."""
     if how == "dies":
-        os._exit(0)  # with another status, the other processes would be ended as well
-    if how == "hangs":
-        while not is_over():
-            time.sleep(0.05)  # a process of its own, which has nothing to wait for but files
-    elif how == "refuses":
+        die()
+    if how == "dies in backward":
+        model.wide.register_hook(lambda _: die())  # its bucket is the last, and the others were sent
+        step(model, optimizer, rank)
+    if how == "dies before the end":
+        reducer._pipeline.close_step = die
+        step(model, optimizer, rank)
+    if how == "refuses":
         model.bias.data = torch.zeros(3)
         with pytest.raises((RuntimeError, ValueError)):
             (model.bias.sum() * 2 + model.wide.sum() + model.turned.sum() + model.scale + model.spare.sum()).backward()
-    else:
+    elif how == "gives up":
         with pytest.raises(BrokenError), reducer:
             raise BrokenError
+    wait_until(is_over)
 
 
 def seen_in(directory, case):
@@ -97,24 +126,20 @@ def seen_in(directory, case):
 
 def start(rank, directory):
     """Entry point of each process: the cases one after the other, each in a group of its own."""
-    warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # raised by torch's imports of its own modules
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
+    prepare()
     dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=WORLD)
     groups = [dist.new_group(list(ranks), timeout=dt.timedelta(seconds=TIMEOUT)) for _, _, ranks, _ in CASES]
     for case, group in zip(CASES, groups, strict=True):
         if rank in case[2]:
             attempt(rank, group, case, Path(directory))
-    sys.stdout.flush()
-    os._exit(0)
+    leave()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the survivors of all cases have written what they saw."""
     path = tmp_path_factory.mktemp("failures")
-    mp.spawn(start, (str(path),), nprocs=WORLD)
+    start_processes(start, (str(path),), WORLD)
     return path
 
 
@@ -128,17 +153,46 @@ def test_is_one_error(case, folder):
     assert all(one == seen[0] for one in seen)
     (one, *_) = seen
     number = ranks.index(culprit)  # in the group
-    bucket = -1 if how == "gives up" else 0
-    assert (one["ranks"], one["bucket"], one["step"], one["retryable"]) == ([number], bucket, 1, False)
+    last = how in ("gives up", "is not there", "dies before the end")
+    bucket = -1 if last else 0
+    if how == "dies in backward":
+        assert one["bucket"] in (0, 1)  # the first was sent, but not by all of its hops
+        bucket = one["bucket"]
+    step = 0 if how == "is not there" else 1
+    assert (one["ranks"], one["bucket"], one["step"], one["retryable"]) == ([number], bucket, step, False)
     assert one["silent_ranks"] == []
     kind, words = {
+        "is not there": ("timeout", f"rank {number} did not deliver the comparison of parameters of step 0 within"),
         "dies": ("lost", f"rank {number} died: the connection broke before bucket 0 ('"),
+        "dies in backward": ("lost", f"rank {number} died: the connection broke before bucket {bucket} ('"),
+        "dies before the end": ("lost", f"rank {number} died: the connection broke before the numbers after all"),
         "hangs": ("timeout", f"rank {number} did not deliver bucket 0 ('"),
         "gives up": ("own", f"rank {number} gave up in step 1: BrokenError. "),
         "refuses": ("own", f"rank {number} gave up in step 1 at bucket 0 ('"),
     }[how]
     assert one["kind"] == kind
     assert words in one["message"]
+
+
+class StuckStore:
+    """Kept by a rank that hangs."""
+
+    def __init__(self):
+        self.released = threading.Event()
+
+    def set(self, *_):
+        """Does not return before the test has ended."""
+        self.released.wait()
+        raise OSError
+
+
+def test_a_store_that_does_not_answer(monkeypatch):
+    """The survivor judges by what it saw itself, and does not wait for ever."""
+    monkeypatch.setattr(_failure, "AGREEING_SECONDS", 0.05)
+    store = StuckStore()
+    court = Court(store, 0, 3, 0.01, time)
+    assert court.accuse(report(0, accused=[1]), time.monotonic()).ranks == (1,)
+    store.released.set()
 
 
 def report(rank, kind="timeout", accused=(), bucket=0, step=0):

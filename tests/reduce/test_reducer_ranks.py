@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import gc
 import math
 import random
 import time
+import weakref
 
 import pytest
 import torch
@@ -311,6 +313,18 @@ def traps(rank, group):
     assert not torch.equal(model.bias.grad, want)
 
 
+def groups_end(rank):
+    """A reducer does not keep its group alive."""
+    group = dist.new_group([0, 1])
+    if rank < 2:
+        GradientReducer(network(), group).close()
+        alive = weakref.ref(group)
+        dist.destroy_process_group(group)
+        del group
+        gc.collect()
+        assert alive() is None
+
+
 def disagreements(rank):
     """What differs between ranks is found at construction, by all of them, in the same words."""
     groups.setdefault(3, None)
@@ -346,4 +360,8 @@ def disagreements(rank):
 def test_on_ranks(tmp_path):
     """Every scenario above."""
     scenarios = [means_of_four, means_of_three, tree, wires_of_the_tree, error_feedback]
-    run_on_ranks([*scenarios, unused_parameters, accumulation, norms, overflows, traps, disagreements], tmp_path, WORLD)
+    run_on_ranks(
+        [*scenarios, unused_parameters, accumulation, norms, overflows, traps, disagreements, groups_end],
+        tmp_path,
+        WORLD,
+    )

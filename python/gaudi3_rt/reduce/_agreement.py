@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gaudi3_rt.errors import DataValidationError, ParameterValidationError
 from gaudi3_rt.reduce._layout import Layout
+from gaudi3_rt.reduce._transport import Transport
 
 MOST_NAMED = 3
 
 
 def check_layout(
-    group: dist.ProcessGroup, names: Sequence[str], params: Sequence[Tensor], settings: dict[str, Any], layout: Layout
+    transport: Transport, names: Sequence[str], params: Sequence[Tensor], settings: dict[str, Any], layout: Layout
 ) -> None:
     """Raises one error on all ranks if not all have the same parameters and settings.
 
     Args:
-        group: of the ranks.
+        transport: to the other ranks.
         names: of the parameters.
         params: the parameters.
         settings: arguments of the reducer that have to agree.
@@ -38,9 +38,9 @@ def check_layout(
         for name, param, bucket in zip(names, params, layout.bucket_of, strict=True)
     ]
     own = json.dumps({"settings": settings, "parameters": rows})
-    if len(set(_gathered(group, hashlib.sha256(own.encode()).hexdigest()))) == 1:
+    if len(set(_gathered(transport, hashlib.sha256(own.encode()).hexdigest()))) == 1:
         return
-    texts = _gathered(group, own)
+    texts = _gathered(transport, own)
     reference = _most_common(texts)
     others = [rank for rank, text in enumerate(texts) if text != reference]
     difference, bucket = _difference(json.loads(reference), json.loads(texts[others[0]]))
@@ -51,18 +51,18 @@ def check_layout(
     raise ParameterValidationError(msg, context={"ranks": others, "bucket": bucket, "difference": difference})
 
 
-def check_values(group: dist.ProcessGroup, names: Sequence[str], params: Sequence[Tensor]) -> None:
+def check_values(transport: Transport, names: Sequence[str], params: Sequence[Tensor]) -> None:
     """Raises one error on all ranks if the values of a parameter are not the same everywhere.
 
     Args:
-        group: of the ranks.
+        transport: to the other ranks.
         names: of the parameters.
         params: the parameters.
 
     Raises:
         DataValidationError: it names the ranks and the parameters that differ.
     """
-    digests = _gathered(group, [_digest(param) for param in params])
+    digests = _gathered(transport, [_digest(param) for param in params])
     if all(digest == digests[0] for digest in digests):
         return
     differing = {}
@@ -82,10 +82,8 @@ def check_values(group: dist.ProcessGroup, names: Sequence[str], params: Sequenc
     raise DataValidationError(msg, context={"ranks": sorted(others), "parameters": list(differing)})
 
 
-def _gathered(group: dist.ProcessGroup, value: Any) -> list[Any]:
-    values: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(values, value, group)
-    return values
+def _gathered(transport: Transport, value: Any) -> list[Any]:
+    return [json.loads(text) for text in transport.gather_texts(json.dumps(value))]
 
 
 def _digest(param: Tensor) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
 
+from gaudi3_rt import _config
 from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.reduce._collectives import AllReduce, ReduceScatter, Ring
 from gaudi3_rt.reduce._compress import Wire
@@ -121,7 +121,7 @@ def recipe(
     n_shards = world if logical_shards is None else logical_shards
     local = group_size if algorithm == "hierarchical" else 1
     if local is None:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        local = _local_world_size() or world
     is_power = local > 0 and local & (local - 1) == 0
     for allowed, message in (
         (algorithm in names, f"algorithm={algorithm!r}: has to be one of {', '.join(names)}"),
@@ -166,3 +166,10 @@ def recipe(
     found = wires[wire]
     feedback = found == "int8" if error_feedback is None else error_feedback
     return Recipe(algorithm, found, deterministic, feedback, local, Shares.of(n_shards, world))  # type: ignore[arg-type]
+
+
+def _local_world_size() -> int | None:
+    try:
+        return _config.local_world_size()
+    except ValueError as error:
+        raise ParameterValidationError(str(error)) from error

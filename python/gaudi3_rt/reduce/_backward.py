@@ -15,14 +15,29 @@ from gaudi3_rt.reduce._layout import Layout
 class Owner(Protocol):
     """Who is told."""
 
-    def _begin_pass(self) -> None:
-        """The first gradient of a pass is there."""
+    def _begin_pass(self, *, broken_off: bool) -> None:
+        """The first gradient of a pass is there; an exception may have broken off the pass before."""
+
+    def _begin_again(self) -> None:
+        """A gradient of a bucket that was complete is there again, in the same pass: all will be sent anew."""
 
     def _send(self, bucket: int) -> None:
         """This bucket is complete, or backward has ended; they come in order."""
 
     def _end_pass(self) -> None:
         """Backward has ended, and all buckets were sent."""
+
+
+class _End:
+    """Called when a pass ends. Autograd alone holds it, so when it is gone the pass is over, well or badly."""
+
+    def __init__(self, backward: Backward) -> None:
+        self._backward = weakref.ref(backward)
+
+    def __call__(self) -> None:
+        backward = self._backward()
+        if backward is not None:
+            backward._end()
 
 
 class Backward:
@@ -35,6 +50,7 @@ class Backward:
 
     Attributes:
         paused: passes are not followed.
+        has_begun: a pass has begun and not ended: it goes on, or an exception has broken it off.
         order: numbers of parameters as their gradients came; ``None`` where it is not asked for any more.
     """
 
@@ -43,7 +59,8 @@ class Backward:
         self._overlap = overlap
         self.paused = False
         self.order: list[int] | None = []
-        self._in_pass = False
+        self.has_begun = False
+        self._running: weakref.ref[_End] | None = None
         self._waiting: list[int] = []  # gradients that each bucket still waits for
         self._next = 0  # bucket to be sent
         alive = weakref.ref(self)
@@ -81,12 +98,16 @@ class Backward:
         if owner is None:
             return
         bucket = self._layout.bucket_of[number]
-        if not self._in_pass or self._waiting[bucket] == 0:  # the latter after a backward that was broken off
-            self._waiting = [len(one.params) for one in self._layout.buckets]
-            self._next = 0
-            owner._begin_pass()
-            self._in_pass = True
-            torch.autograd.Variable._execution_engine.queue_callback(self._end)
+        if self._running is None or self._running() is None:
+            self._expect_all()
+            owner._begin_pass(broken_off=self.has_begun)
+            self.has_begun = True
+            end = _End(self)
+            self._running = weakref.ref(end)
+            torch.autograd.Variable._execution_engine.queue_callback(end)
+        elif self._waiting[bucket] == 0:
+            self._expect_all()
+            owner._begin_again()
         self._waiting[bucket] -= 1
         if self.order is not None:
             self.order.append(number)
@@ -95,12 +116,17 @@ class Backward:
 
     def _end(self) -> None:
         """What is not complete by now was not used."""
-        self._in_pass = False
+        self.has_begun, self._running = False, None
         owner = self._owner()
         if owner is not None:
             self._waiting = [0] * len(self._waiting)
             self._send_complete(owner)
             owner._end_pass()
+
+    def _expect_all(self) -> None:
+        """Nothing of a pass is there yet."""
+        self._waiting = [len(one.params) for one in self._layout.buckets]
+        self._next = 0
 
     def _send_complete(self, owner: Owner) -> None:
         """Only what comes next, so that all ranks send buckets in one order."""

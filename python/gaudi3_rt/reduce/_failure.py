@@ -6,7 +6,10 @@ waited for in vain. A rank that is accused and does not report is dead or hangs;
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,6 +20,9 @@ from gaudi3_rt._protocols import Clock
 from gaudi3_rt.errors import NetworkConnectionError
 
 POLL_SECONDS = 0.02
+
+AGREEING_SECONDS = 1.0
+"""Time for writing and reading a verdict; after that the store is taken for gone."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +122,20 @@ class Court:
             started: when it began to wait for what did not come, by the clock.
         """
         self._reports[self.rank] = report
-        try:
-            self.publish(report)
-            self._hear(started + self.timeout)
-            return self._agree(judge(list(self._reports.values()), self.world, self.rank))
-        except (RuntimeError, OSError):  # DistStoreError, DistNetworkError: whoever kept the store is gone
-            return judge(list(self._reports.values()), self.world, self.rank)
+        agreed: list[Verdict] = []
+
+        def meet() -> None:
+            # DistStoreError, DistNetworkError: whoever kept the store is gone
+            with contextlib.suppress(RuntimeError, OSError):
+                self.publish(report)
+                self._hear(started + self.timeout)
+                agreed.append(self._agree(judge(list(self._reports.values()), self.world, self.rank)))
+
+        # In a thread, because a store whose keeper hangs does not answer, and has no timeout for that.
+        meeting = threading.Thread(target=meet, name="gaudi3_rt verdict", daemon=True)
+        meeting.start()
+        meeting.join(max(0.0, started + self.timeout - self.clock.monotonic()) + AGREEING_SECONDS)
+        return agreed[0] if agreed else judge(list(self._reports.values()), self.world, self.rank)
 
     def publish(self, report: Report) -> None:
         """Tells the others."""
@@ -148,6 +162,7 @@ class Court:
         if self.store.add("judges", 1) == 1:
             self.store.set("verdict", json.dumps(asdict(verdict)))
             return verdict
+        self.store.wait(["verdict"], dt.timedelta(seconds=AGREEING_SECONDS))
         fields = json.loads(self.store.get("verdict"))
         return Verdict(**{**fields, "ranks": tuple(fields["ranks"]), "silent": tuple(fields["silent"])})
 

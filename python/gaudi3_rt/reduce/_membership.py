@@ -46,9 +46,10 @@ class Membership:
         assert given is not None  # noqa: S101 (initialised, or there would be one process)
         timeout = timeout_of(given, device)
         self.seconds = timeout - min(VERDICT_SHARE * timeout, LONGEST_VERDICT)
-        self.transport = Transport(given, self.seconds)
+        self.transport = Transport(given, device, self.seconds)
         self.rank = self.transport.rank
-        number = _made[given] = _made.get(given, 0) + 1
+        name = given.group_name
+        number = _made[name] = _made.get(name, 0) + 1
         self._court = Court(store_of(given, f"reduce/{number}"), self.rank, self.world, timeout, clock)
 
     @staticmethod
@@ -60,7 +61,7 @@ class Membership:
         """Seconds, by the clock."""
         return self._clock.monotonic()
 
-    def agree(self, compare: Callable[[dist.ProcessGroup], None]) -> None:
+    def agree(self, compare: Callable[[Transport], None]) -> None:
         """Lets ranks compare something before the first step.
 
         Raises:
@@ -70,10 +71,10 @@ class Membership:
             return
         started = self.now()
         try:
-            compare(self.transport.group)
-        except RuntimeError as error:
-            cause = TransferError(None, error)
-            raise self.failure(0, CLOSING, cause, lambda _: "the comparison of parameters", started) from error
+            compare(self.transport)
+        except TransferError as error:
+            what = "the comparison of parameters"
+            raise self.failure(0, CLOSING, error, lambda _: what, started) from error.__cause__
 
     def failure(
         self, step: int, bucket: int, error: TransferError, describe: Callable[[int], str], started: float
@@ -115,8 +116,11 @@ class Membership:
                 logger.warning("the other ranks could not be told: the group's store does not answer")
 
 
-_made: dict[dist.ProcessGroup, int] = {}
-"""How many reducers each group has had; the same on all of its ranks."""
+_made: dict[str, int] = {}
+"""How many reducers the groups of each name have had; the same on all of their ranks.
+
+A group that is made after another was destroyed may have its name and its store, with the reports in it.
+"""
 
 
 def timeout_of(group: dist.ProcessGroup, device: torch.device) -> float:

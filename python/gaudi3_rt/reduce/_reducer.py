@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ from gaudi3_rt.reduce._membership import Membership
 from gaudi3_rt.reduce._optimizers import join_before_steps
 from gaudi3_rt.reduce._params import named_parameters
 from gaudi3_rt.reduce._pipeline import CLOSING, ArrivalError, Pipeline
+from gaudi3_rt.reduce._transport import Transport
 
 BUCKET_BYTES = 25 * 2**20
 
@@ -108,7 +110,8 @@ class GradientReducer:
         self._unjoined = self._closed = False
         self._error: Exception | None = None
         self._owned: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[int, bool]] = weakref.WeakKeyDictionary()
-        self._step_hook = join_before_steps(self)
+        self._hooks_off = weakref.finalize(self, _take_off, self._backward, join_before_steps(self))
+        self._hooks_off.atexit = False
         _pending.add(self)
 
     @property
@@ -129,9 +132,16 @@ class GradientReducer:
         Raises:
             NetworkConnectionError: a rank died, hangs or gave up; the same on all others, and on every later call.
                 ``param.grad`` is the local gradient.
-            OptimizerError: gradients were changed between backward and now, or backward was not called for all shards.
+            OptimizerError: gradients were changed between backward and now, backward was not called for all shards, or
+                it has not ended.
         """
         self._check_usable()
+        if self._backward.has_begun:
+            msg = (
+                "backward has not ended: gradients are reduced when it has. Step when it has returned; if an exception "
+                "broke it off, set gradients to zero and begin the step anew, with the first shard"
+            )
+            raise OptimizerError(msg)
         if 0 < self._passes < len(self._shards):
             msg = (
                 f"{self._passes} of this rank's {len(self._shards)} logical shards had their backward pass: call "
@@ -160,7 +170,7 @@ class GradientReducer:
 
     def join_for(self, params: Iterable[Tensor]) -> None:
         """Waits if one of these parameters is among those of the reducer."""
-        if self._unjoined and any(id(param) in self._numbers for param in params):
+        if (self._unjoined or self._backward.has_begun) and any(id(param) in self._numbers for param in params):
             self.wait()
 
     def owns(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -200,13 +210,16 @@ class GradientReducer:
 
     # Backward
 
-    def _begin_pass(self) -> None:
+    def _begin_pass(self, *, broken_off: bool) -> None:
         self._check_usable()
+        if broken_off:
+            self._passes = 0  # what it has added to sums of shards cannot be taken out again
         if self._passes == len(self._shards):
             if self._passes > 1:
                 msg = (
                     f"all {self._passes} logical shards of this rank had their backward pass; join the reduction with "
-                    "wait() or an optimizer's step before the next"
+                    "wait() or an optimizer's step before the next (checkpointing with use_reentrant=True makes "
+                    "several passes of one: use use_reentrant=False)"
                 )
                 raise OptimizerError(msg)
             self._passes = 0  # another backward before the join: what was sent is overtaken by the new sum
@@ -214,6 +227,16 @@ class GradientReducer:
             self._unjoined = False
             with self._reporting():
                 self._pipeline.begin()
+
+    def _begin_again(self) -> None:
+        if len(self._shards) > 1:
+            msg = (
+                "a gradient came twice in one backward pass, as with checkpointing with use_reentrant=True; with "
+                "several logical shards a rank, use use_reentrant=False"
+            )
+            raise OptimizerError(msg)
+        with self._reporting():
+            self._pipeline.begin()
 
     def _send(self, bucket: int) -> None:
         with self._reporting():
@@ -236,7 +259,7 @@ class GradientReducer:
         )
         self._backward.lay_out(layout)
 
-    def _compare(self, group: dist.ProcessGroup) -> None:
+    def _compare(self, transport: Transport) -> None:
         settings = {
             "algorithm": self._recipe.algorithm,
             "wire": self._recipe.wire,
@@ -246,8 +269,8 @@ class GradientReducer:
             "error_feedback": self._recipe.error_feedback,
             "group_size": self._recipe.group_size,
         }
-        _agreement.check_layout(group, self._names, self._params, settings, self._pipeline.layout)
-        _agreement.check_values(group, self._names, self._params)
+        _agreement.check_layout(transport, self._names, self._params, settings, self._pipeline.layout)
+        _agreement.check_values(transport, self._names, self._params)
 
     def _agreed_order(self) -> list[int] | None:
         """After the first step, the order in which rank 0 has seen gradients; what it has not seen comes last."""
@@ -294,8 +317,7 @@ class GradientReducer:
         if self._closed:
             return
         self._closed = True
-        self._backward.close()
-        self._step_hook.remove()
+        self._hooks_off()
         _pending.remove(self)
 
     def __enter__(self) -> Self:
@@ -306,3 +328,9 @@ class GradientReducer:
             self._members.give_up(self.steps, CLOSING, error)
             self._error = OptimizerError("this GradientReducer was left by an error; make a new one")
         self.close()
+
+
+def _take_off(backward: Backward, step_hook: Any) -> None:
+    """The hooks of a reducer that is closed, or that nobody holds any more."""
+    backward.close()
+    step_hook.remove()

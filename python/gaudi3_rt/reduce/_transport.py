@@ -63,23 +63,26 @@ class Transport:
 
     Args:
         group: the group.
+        device: of what travels.
         seconds: after which a transfer has failed.
         members: only these ranks.
     """
 
-    def __init__(self, group: dist.ProcessGroup, seconds: float, members: Sequence[int] | None = None) -> None:
-        self.group = group
+    def __init__(
+        self, group: dist.ProcessGroup, device: torch.device, seconds: float, members: Sequence[int] | None = None
+    ) -> None:
+        self.group, self._device = group, device
         self._seconds, self._timeout = seconds, dt.timedelta(seconds=seconds)
         self._members = list(range(dist.get_world_size(group))) if members is None else list(members)
         self.rank = self._members.index(dist.get_rank(group))
         self.world = len(self._members)
         # Only gloo takes messages one by one without a risk of deadlock; others want to see all that belong together.
-        self._singly = dist.get_backend(group) == "gloo"
+        self._singly = group._get_backend(device).name() == "gloo"
         self._global = [dist.get_global_rank(group, rank) for rank in self._members]
 
     def among(self, ranks: Sequence[int]) -> Transport:
         """The same between some of the ranks, which are numbered anew; for ``exchange`` only."""
-        return Transport(self.group, self._seconds, [self._members[rank] for rank in ranks])
+        return Transport(self.group, self._device, self._seconds, [self._members[rank] for rank in ranks])
 
     def others(self) -> list[int]:
         """The other ranks, beginning with the one before this, so that not all ranks ask the same one first."""
@@ -118,6 +121,24 @@ class Transport:
     def all_gather(self, output: Tensor, tensor: Tensor) -> list[Pending]:
         """Starts to put together the tensors of all ranks."""
         return self._collective(_ALL_GATHER, output, tensor)
+
+    def gather_texts(self, text: str) -> list[str]:
+        """What every rank has to say.
+
+        Raises:
+            TransferError: one says nothing.
+        """
+        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self._device)
+        lengths = torch.zeros(self.world, dtype=torch.int64, device=self._device)
+        for pending in self.all_gather(lengths, torch.tensor([own.numel()], device=self._device)):
+            pending.wait()
+        longest = int(lengths.max())
+        padded = torch.nn.functional.pad(own, (0, longest - own.numel()))
+        rows = torch.empty(self.world * longest, dtype=torch.uint8, device=self._device)
+        for pending in self.all_gather(rows, padded):
+            pending.wait()
+        texts = rows.view(self.world, longest).cpu()
+        return [row[:n].numpy().tobytes().decode() for row, n in zip(texts, lengths.tolist(), strict=True)]
 
     def lost_peers(self) -> set[int]:
         """Ranks whose connection is known to be broken, after a collective has failed that does not say which.
