@@ -5,6 +5,7 @@ fixtures that stay the same from example to example, and keeps the tests of a fi
 """
 
 import os
+import signal
 
 import _fuzz
 import _problems
@@ -36,6 +37,16 @@ def _cache_home(run_home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(run_home / "cache"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts():
+    """Has programs that tests start end on SIGINT, which a shell makes its background jobs ignore, and they inherit."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module", params=_core.kernels())

@@ -71,6 +71,15 @@ def world_size() -> int:
     return _count(("WORLD_SIZE", "SLURM_NTASKS"), 1)
 
 
+def local_world_size() -> int | None:
+    """How many processes of the run this machine has: torchrun's ``LOCAL_WORLD_SIZE``; None outside of torchrun.
+
+    Raises:
+        ValueError: the variable is no number from 0 on.
+    """
+    return _count(("LOCAL_WORLD_SIZE",), 0) or None
+
+
 def run_id() -> str | None:
     """Name of the run: torchrun's ``TORCHELASTIC_RUN_ID`` (``none`` if it was given none), else ``SLURM_JOB_ID``."""
     named = os.environ.get("TORCHELASTIC_RUN_ID", "none")

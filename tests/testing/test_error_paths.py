@@ -122,5 +122,7 @@ def test_every_event_is_reached_by_one_job(monkeypatch):
         monkeypatch.delattr(type(mine), "memory_stats")
         monitor.sample()
     names = {type(event).__name__ for event in captured}
-    assert names == {name for name, kind in vars(events).items() if kind in events.Event.__subclasses__()}
+    of_several_ranks = {"ReductionFailed"}  # tests/reduce/test_reducer_failures.py
+    every = {name for name, kind in vars(events).items() if kind in events.Event.__subclasses__()}
+    assert names == every - of_several_ranks
     assert all(event.simulated for event in captured if hasattr(event, "device"))
