@@ -35,6 +35,10 @@ def _nothing() -> None:
     pass
 
 
+def _alone(model: nn.Module) -> tuple[nn.Module, Any]:
+    return model, _nothing
+
+
 def _ddp(model: nn.Module, *, hook: Any = None, state: Any = None, **options: Any) -> tuple[nn.Module, Any]:
     wrapped = DistributedDataParallel(model, **options)
     if hook is not None:
@@ -51,13 +55,18 @@ def _power_sgd() -> powerSGD_hook.PowerSGDState:
     return powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
 
 
+# By its own name, DDP refuses it where the backend is not NCCL or XCCL.
+_TORCH_BF16 = lambda group, bucket: default_hooks.bf16_compress_hook(group, bucket)  # noqa: E731, PLW0108
+
+ALONE = "backward alone"
 VIEW = {"gradient_as_bucket_view": True}
 ALGORITHMS = ("all_reduce", "ring", "reduce_scatter", "hierarchical", "parameter_server", "tree")
 WAYS: dict[str, Way] = {
+    ALONE: _alone,
     "DDP": _ddp,
     "DDP, bucket view": partial(_ddp, **VIEW),
     "torch fp16 hook": partial(_ddp, hook=default_hooks.fp16_compress_hook, **VIEW),
-    "torch bf16 hook": partial(_ddp, hook=default_hooks.bf16_compress_hook, **VIEW),
+    "torch bf16 hook": partial(_ddp, hook=_TORCH_BF16, **VIEW),
     # With several buckets its callbacks wait for one another for ever.
     "PowerSGD, one bucket": partial(
         _ddp, hook=powerSGD_hook.powerSGD_hook, state=_power_sgd, bucket_cap_mb=1000, **VIEW

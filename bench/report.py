@@ -188,7 +188,7 @@ def _chart(rows: Sequence[Row], machine: Mapping[str, Any]) -> Figure:
         bars = [
             (f"{row.rival}  {short(theirs)} ms", 1.0, "#b8bcc4"),
             (
-                f"ours  {short(statistics.median(row.samples[row.ours]))} ms  {speed.median:.2f}x",
+                f"{row.ours}  {short(statistics.median(row.samples[row.ours]))} ms  {speed.median:.2f}x",
                 1 / speed.median,
                 "#1f6fb4",
             ),
