@@ -1,0 +1,129 @@
+"""What a certificate says is measured: wrong counts, moments, formulas and options show in it."""
+
+import json
+
+import pytest
+import torch
+from _convert_layouts import LAYOUTS, moments, saved_by, torch_state
+
+from gaudi3_rt.numerics.convert import _apex, _measure, _torch, convert_state
+from gaudi3_rt.numerics.convert._records import Values, Written
+
+MATRIX = ((30, 40), (17,))
+
+
+def changed(monkeypatch, change):
+    """Sabotages what is written for torch."""
+    write = _torch.write
+
+    def wrong(state, request):
+        written = write(state, request)
+        change(written.state_dict)
+        return Written(written.state_dict, written.lost, written.notes)
+
+    monkeypatch.setattr(_torch, "write", wrong)
+
+
+@pytest.mark.parametrize("source", LAYOUTS)
+@pytest.mark.parametrize("target", ["torch", "gaudi3_rt", "apex", "deepspeed", "bitsandbytes"])
+def test_the_same_formula_goes_on_the_same(source, target):
+    """Between all libraries but the vendor's, updates are equal but for rounding."""
+    sd = saved_by(source, moments(MATRIX), 500)
+    found = convert_state(sd, source=source, target=target, optimizer="AdamW", steps=4).certificate
+    assert found.state_equal
+    assert found.reproduces == (source != "hpex")
+    assert set(found.ulp) == {"parameter", "exp_avg", "exp_avg_sq"}
+    assert found.ulp["exp_avg"] < 16  # 4 updates of two roundings on each side
+    assert bool(found.differs) == (source in {"hpex", "torchao"})
+    assert found.parameters == (2, 2)
+    assert found.elements == (1217, 1217)
+
+
+@pytest.mark.parametrize(
+    ("change", "least"),
+    [
+        (lambda sd: [own.update(step=torch.tensor(0.0)) for own in sd["state"].values()], 0.3),
+        (lambda sd: [own.update(step=own["step"] + 1) for own in sd["state"].values()], 1e-3),
+        (lambda sd: sd["state"][0].update(exp_avg=sd["state"][0]["exp_avg_sq"]), 0.1),
+        (lambda sd: sd["state"][1].update(exp_avg=Values((17,), torch.float32, lambda: torch.zeros(17))), 0.1),
+        (lambda sd: sd["param_groups"][0].update(eps=1e-6), 1e-4),
+        (lambda sd: sd["param_groups"][0].update(betas=(0.9, 0.99)), 1e-3),
+        (lambda sd: sd["param_groups"][0].update(lr=1.01e-3), 5e-3),
+        (lambda sd: sd["param_groups"][0].update(weight_decay=0.0), 3e-5),
+        (lambda sd: sd["param_groups"][0].update(maximize=True), 0.1),
+    ],
+)
+def test_a_wrong_conversion_shows(monkeypatch, change, least):
+    """The source is asked in its own terms, so what is read or written wrongly is not on both sides."""
+    changed(monkeypatch, change)
+    found = convert_state(saved_by("apex", moments(MATRIX), 10), optimizer="AdamW").certificate
+    assert not found.reproduces
+    assert max(found.update_error.values()) > least
+    assert found.ulp["parameter"] > 16
+
+
+def test_a_count_that_is_read_wrongly_shows(monkeypatch):
+    """The model of the source takes the count from where its library keeps it."""
+    read = _apex.read
+
+    def wrong(state_dict, request):
+        groups = [{**group, "step": 1} for group in state_dict["param_groups"]]
+        return read({**state_dict, "param_groups": groups}, request)
+
+    monkeypatch.setattr(_apex, "read", wrong)
+    found = convert_state(saved_by("apex", moments(MATRIX), 10), optimizer="AdamW").certificate
+    assert not found.reproduces
+
+
+def test_the_vendors_eps_is_measured():
+    """It matters by how far the roots of the user's own second moments are from it."""
+    near = saved_by("hpex", moments(MATRIX), 10)
+    near["param_groups"][0]["eps"] = 1e-6
+    far = saved_by("hpex", [(first, 1e6 * second) for first, second in moments(MATRIX)], 10)
+    errors = [convert_state(sd).certificate.update_error[1] for sd in (near, far)]
+    assert errors[0] > 1e-2
+    assert errors[1] < 1e-5
+
+
+def test_a_large_state_is_sampled(monkeypatch):
+    """Each parameter with its first rows; the certificate says so."""
+    monkeypatch.setattr(_measure, "SAMPLE", 3 * 2**11)
+    pairs = moments(((60, 500), (30_000,), (3,)))
+    found = convert_state(torch_state(pairs, [5, 5, 5]), target="deepspeed", steps=2).certificate
+    assert found.parameters == (3, 3)
+    assert found.elements == (60_003, 4 * 500 + 2**11 + 3)
+    assert "the first rows of 3 of 3" in str(found)
+    assert found.reproduces
+    coded = convert_state(
+        torch_state(pairs, [5] * 3), target="bitsandbytes", moments_dtype=torch.uint8, allow_lossy=True, steps=2
+    ).certificate
+    assert 1e-3 < coded.update_error[1] < 0.1
+
+
+def test_nothing_to_compare():
+    """Before the first update."""
+    found = convert_state(torch_state([], [], [0])).certificate
+    assert found.reproduces
+    assert "nothing to compare" in str(found)
+
+
+def test_the_record_is_json_and_text():
+    """With what was recognised, what ran, and the verdict."""
+    found = convert_state(saved_by("apex", moments(MATRIX), 10)).certificate
+    fields = json.loads(json.dumps(found.to_dict()))
+    assert fields["reproduces"] is True
+    assert fields["source"] == "apex"
+    text = str(found)
+    assert f"torch.optim.AdamW {torch.__version__}" in text
+    assert "a model of apex.optimizers.FusedAdam" in text
+    assert "no parameter has a count" in text
+    assert "apex does not save whether its weight decay is decoupled" in text
+
+
+def test_the_process_is_left_alone():
+    """Random numbers of the user go on as if nothing had been measured."""
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    convert_state(saved_by("torch", moments(MATRIX), 10), target="hpex")
+    assert torch.equal(torch.rand(2), expected)
