@@ -16,7 +16,21 @@ from gaudi3_rt import amp, grads, hpu, optim, reduce
 from gaudi3_rt._build import build_info
 
 if TYPE_CHECKING:
-    from gaudi3_rt import audit, config, device, doctor, errors, events, log, memory, retry, testing, tpc, validation
+    from gaudi3_rt import (
+        audit,
+        config,
+        device,
+        doctor,
+        errors,
+        events,
+        log,
+        memory,
+        numerics,
+        retry,
+        testing,
+        tpc,
+        validation,
+    )
 
 __all__ = [
     "amp",
@@ -31,6 +45,7 @@ __all__ = [
     "hpu",
     "log",
     "memory",
+    "numerics",
     "optim",
     "reduce",
     "retry",

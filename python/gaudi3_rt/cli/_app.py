@@ -16,8 +16,12 @@ COMMANDS = {
     },
     "A run": {
         "config": "gaudi3_rt.cli._config:config",
+        "convert-state": "gaudi3_rt.cli._convert_state:convert_state",
         "explain": "gaudi3_rt.cli._explain:explain",
         "audit-log": "gaudi3_rt.cli._audit:audit_log",
+    },
+    "Optimizers": {
+        "audit": "gaudi3_rt.cli._numerics:audit",
     },
     "Kernels": {
         "tpc": "gaudi3_rt.cli._tpc:tpc",

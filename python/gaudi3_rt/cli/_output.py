@@ -4,7 +4,7 @@ import sys
 from typing import Any, TextIO
 
 import click
-from rich.console import Console, ConsoleRenderable
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +33,7 @@ def console(stream: TextIO | None = None) -> Console:
     return Console(file=file, highlight=False, markup=False, emoji=False, color_system=None, width=width)
 
 
-def show(out: Console, *items: ConsoleRenderable | str) -> None:
+def show(out: Console, *items: RenderableType) -> None:
     """Prints texts and tables without blanks at the ends of lines."""
     with out.capture() as held:
         out.print(*items, sep="\n")

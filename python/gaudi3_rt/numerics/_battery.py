@@ -1,0 +1,225 @@
+"""The audit: every check, in order, on one optimizer, leaving the process as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gaudi3_rt.numerics import _checks_formula as formulas
+from gaudi3_rt.numerics import _checks_options as options
+from gaudi3_rt.numerics import _checks_run as runs
+from gaudi3_rt.numerics import _checks_state as states
+from gaudi3_rt.numerics import _checks_storage as storage
+from gaudi3_rt.numerics import _checks_tensors as tensors
+from gaudi3_rt.numerics._bench import Bench, Finding, dtype_name
+from gaudi3_rt.numerics._oracle import Specification, specification
+from gaudi3_rt.numerics._passport import Check, Passport
+from gaudi3_rt.numerics._subject import Factory, RefusedError, Subject
+
+
+def _always(_: Specification) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A check of the battery.
+
+    Attributes:
+        name: stable identifier.
+        run: what it does.
+        once: whether it does not depend on the dtype of parameters.
+        applies: whether a specification has what it asks for.
+    """
+
+    name: str
+    run: Callable[[Bench], Finding]
+    once: bool = False
+    applies: Callable[[Specification], bool] = _always
+
+
+def _has(option: str) -> Callable[[Specification], bool]:
+    return lambda spec: option in spec.defaults
+
+
+def _adam(spec: Specification) -> bool:
+    return spec.adam
+
+
+BATTERY = (
+    Entry("defaults", options.defaults, once=True),
+    Entry("keywords", options.keywords, once=True, applies=lambda spec: spec.torch_class is not None),
+    Entry("invalid-options", options.invalid_options, once=True),
+    Entry("formula", formulas.formula),
+    Entry("eps-placement", formulas.eps_placement, applies=_adam),
+    Entry("bias-correction", formulas.bias_correction, applies=_adam),
+    Entry("bias-correction-after-resume", states.bias_correction_after_resume, applies=_adam),
+    Entry(
+        "decoupled-weight-decay",
+        formulas.decoupled_weight_decay,
+        applies=lambda spec: spec.decoupled,
+    ),
+    Entry("weight-decay", formulas.weight_decay, applies=lambda spec: not spec.decoupled),
+    Entry("beta-rounding", formulas.beta_rounding, applies=_adam),
+    Entry("step-size-rounding", formulas.step_size_rounding, applies=_adam),
+    Entry("frozen-second-moment", storage.frozen_second_moment, applies=_adam),
+    Entry("tiny-updates", storage.tiny_updates, applies=lambda spec: spec.elementwise),
+    Entry("maximize", options.maximize, applies=_has("maximize")),
+    Entry("amsgrad", options.amsgrad, applies=_has("amsgrad")),
+    Entry("nesterov", formulas.nesterov, applies=_has("nesterov")),
+    Entry("param-groups", options.param_groups),
+    Entry("scheduler", options.scheduler),
+    Entry("closure", options.closure, once=True),
+    Entry("zero-grad", options.zero_grad, once=True),
+    Entry("missing-gradient", options.missing_gradient),
+    Entry("noncontiguous", tensors.noncontiguous),
+    Entry("empty-tensor", tensors.empty_tensor),
+    Entry("zero-dim", tensors.zero_dim),
+    Entry("uneven-shards", tensors.uneven_shards, applies=lambda spec: spec.elementwise),
+    Entry("found-inf", tensors.found_inf),
+    Entry("gradient-untouched", tensors.gradient_untouched),
+    Entry("state-dict-round-trip", states.state_dict_round_trip),
+    Entry("state-dict-interchange", states.state_dict_interchange),
+    Entry("deterministic-runs", runs.deterministic_runs),
+    Entry("deterministic-threads", runs.deterministic_threads),
+    Entry("memory", runs.memory),
+    Entry("recompiles", runs.recompiles, once=True),
+)
+"""In the order of a passport."""
+
+
+def audit(
+    factory: Factory,
+    like: str = "torch.optim.AdamW",
+    device: str | torch.device = "cpu",
+    dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
+    *,
+    checks: Collection[str] | None = None,
+) -> Passport:
+    """Measures whether an optimizer is what it claims to be, against the documented formula in float64.
+
+    The optimizer is given small parameters of its own; nothing of the process is changed: the random state, the number
+    of threads and what is compiled are as before. Warnings are silent meanwhile. An optimizer that raises fails the
+    check in which it does, and the others go on.
+
+    What storage itself costs is no fault: the bounds are those of parameters and moments rounded to nearest in the
+    dtype of the parameter, as in torch, and the figures say what that costs.
+
+    Args:
+        factory: from parameters (or groups) and options as keywords to an optimizer: a class, a ``functools.partial``
+            of one, a function.
+        like: what it should be: ``torch.optim.AdamW``, ``torch.optim.Adam``, ``torch.optim.SGD``,
+            ``torch.optim.Adagrad``, ``lion``, ``lamb`` or ``lars``.
+        device: where its parameters are.
+        dtypes: of its parameters.
+        checks: names of those to run; all by default.
+
+    Raises:
+        ValueError: no such specification, no such check, or a dtype that is not floating-point.
+    """
+    started = time.perf_counter()
+    spec = specification(like)
+    known = {entry.name for entry in BATTERY}
+    if checks is not None and (wrong := sorted(set(checks) - known)):
+        msg = f"checks={wrong!r}: there are no such checks; there are {sorted(known)}"
+        raise ValueError(msg)
+    if not dtypes or any(not dtype.is_floating_point for dtype in dtypes):
+        msg = f"dtypes={tuple(dtypes)!r}: must be one or more floating-point dtypes"
+        raise ValueError(msg)
+    subject = Subject(factory)
+    where = torch.device(device)
+    benches = [Bench(subject=subject, spec=spec, dtype=dtype, device=where) for dtype in dtypes]
+    chosen = [entry for entry in BATTERY if checks is None or entry.name in checks]
+    found = []
+    with _left_alone(where):
+        for entry in chosen:
+            found += [_checked(entry, bench) for bench in (benches[:1] if entry.once else benches)]
+    return Passport(
+        subject=subject.name,
+        like=spec.name,
+        device=str(where),
+        dtypes=tuple(map(dtype_name, dtypes)),
+        versions=subject.versions(),
+        seconds=time.perf_counter() - started,
+        checks=tuple(found),
+    )
+
+
+def _checked(entry: Entry, bench: Bench) -> Check:
+    try:
+        if entry.applies(bench.spec):
+            finding = entry.run(bench)
+        else:
+            said = f"The formula of {bench.spec.name} has nothing that this check asks for."
+            finding = Finding(status="not applicable", consequence=said)
+    except RefusedError as refused:
+        finding = Finding(status="differs", consequence=_refusal(refused))
+    except Exception as error:  # noqa: BLE001 (whatever it raises, the battery goes on)
+        said = states.sentence(f"It raises {type(error).__name__}: {error}")
+        finding = Finding(status="fails", consequence=said)
+    reproduce = finding.reproduce
+    if finding.figure is not None and not reproduce:
+        reproduce = _again(entry, bench)
+    return Check(
+        name=entry.name,
+        dtype="" if entry.once else dtype_name(bench.dtype),
+        status=finding.status,
+        figure=finding.figure,
+        consequence=finding.consequence,
+        reproduce=reproduce,
+        curve=finding.curve,
+    )
+
+
+def _again(entry: Entry, bench: Bench) -> str:
+    """Python that runs one check: for those whose case is no shorter than the check."""
+    where = "" if bench.device.type == "cpu" else f", device={str(bench.device)!r}"
+    lines = [
+        "import torch",
+        "from gaudi3_rt.numerics import audit",
+        *bench.subject.lines(),
+        "",
+        f"dtypes = [torch.{dtype_name(bench.dtype)}]",
+        f"passport = audit(Optimizer, {bench.spec.name!r}{where}, dtypes=dtypes, checks=[{entry.name!r}])",
+        "print(passport.checks[0].figure.value)",
+    ]
+    return "\n".join(lines)
+
+
+def _refusal(refused: RefusedError) -> str:
+    named = refused.names_it
+    if isinstance(refused.error, TypeError) and named:
+        return f"It has no option {named[0]!r}: code that passes it stops with a TypeError."
+    given = ", ".join(f"{name}={value!r}" for name, value in refused.options.items())
+    return states.sentence(f"It cannot be made with {given or 'parameters alone'}: {refused}")
+
+
+@contextlib.contextmanager
+def _left_alone(device: torch.device) -> Iterator[None]:
+    """Restores what checks, or the optimizer, change of the process."""
+    threads, python, numpy = torch.get_num_threads(), random.getstate(), np.random.get_state()  # noqa: NPY002 (the user's)
+    dtype = torch.get_default_dtype()
+    devices = [] if device.type == "cpu" else [device]
+    device_type = "cuda" if device.type == "cpu" else device.type
+    try:
+        with (
+            torch.random.fork_rng(devices, device_type=device_type),
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            torch.set_default_dtype(torch.float32)
+            torch.set_num_threads(1)  # tensors are small: threads would take far longer to meet than to work
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002 (the same)

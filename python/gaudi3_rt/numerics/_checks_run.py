@@ -1,0 +1,188 @@
+"""Checks of runs: equal bits from run to run and for any number of threads, memory, and compilation."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gaudi3_rt.numerics._bench import Bench, Finding, generator, give, normal
+from gaudi3_rt.numerics._passport import Figure
+from gaudi3_rt.numerics._subject import RefusedError
+
+_WARM = 3
+_MANY = 120_001
+"""Elements: torch divides work among threads from 32768 on, and an odd number leaves a rest to one of them."""
+
+
+def _run(bench: Bench, count: int, threads: int | None = None) -> list[Tensor]:
+    """Parameters after three steps, always from the same numbers."""
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        random = generator(11)
+        torch.manual_seed(2)
+        params = [bench.parameter(normal((size,), random)) for size in (count, 33, 1)]
+        optimizer = bench.optimizer(params)
+        for _ in range(3):
+            give(params, [bench.tensor(normal(p.shape, random)) for p in params])
+            optimizer.step()
+        return [p.detach() for p in params]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _differing(one: list[Tensor], other: list[Tensor]) -> Figure:
+    count = sum(int((a != b).sum()) for a, b in zip(one, other, strict=True))
+    return Figure(value=count, unit="elements differ", bound=0)
+
+
+def deterministic_runs(bench: Bench) -> Finding:
+    """Twice the same, with torch's generator in the same state."""
+    figure = _differing(_run(bench, 4097), _run(bench, 4097))
+    if figure.value:
+        said = f"Two equal runs of three steps end in other bits, in {figure.value:g} of 4131 elements."
+        return Finding(status="fails", consequence=said, figure=figure)
+    return Finding(status="pass", consequence="Equal runs end in equal bits.", figure=figure)
+
+
+def deterministic_threads(bench: Bench) -> Finding:
+    """The same with one thread, and with three."""
+    if bench.device.type != "cpu":
+        return Finding(status="not applicable", consequence="The step does not run on threads of the CPU.")
+    figure = _differing(_run(bench, _MANY, threads=1), _run(bench, _MANY, threads=3))
+    if figure.value:
+        said = f"One thread and three end in other bits, in {figure.value:g} of {_MANY + 34} elements."
+        return Finding(status="fails", consequence=said, figure=figure)
+    return Finding(status="pass", consequence="Bits do not depend on the number of threads.", figure=figure)
+
+
+def memory(bench: Bench) -> Finding:
+    """Bytes of state for each parameter, and the most that a step allocates besides."""
+    count = 2**18
+    param = bench.parameter(torch.ones(count))
+    optimizer = bench.optimizer([param])
+    for _ in range(2):
+        give([param], [torch.ones_like(param)])
+        optimizer.step()
+    kept = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in _tensors(dict(optimizer.state))}
+    kept.pop(param.untyped_storage().data_ptr(), None)
+    per_parameter = sum(kept.values()) / count
+    # Float32 moments are the most that the formula needs; a narrow parameter may have a float32 master beside them.
+    wide = max(torch.finfo(torch.float32).bits, torch.finfo(bench.dtype).bits) // 8
+    bound = wide * (bench.spec.moments + bench.narrow) + 64 / count * len(kept)
+    figure = Figure(value=per_parameter, unit="bytes per parameter", bound=bound)
+    said = f"State takes {per_parameter:.3g} bytes for each parameter"
+    said += f", and torch operations of a step up to {_peak(optimizer) / count:.2g} more for a while"
+    if per_parameter > bound:
+        said += f"; float32 moments{' and a master' if bench.narrow else ''} would take {bound:.3g}"
+        return Finding(status="differs", consequence=said + ".", figure=figure)
+    return Finding(status="pass", consequence=said + ".", figure=figure)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor) and hasattr(value, "__tensor_flatten__"):  # one that is made of others
+        for name in value.__tensor_flatten__()[0]:
+            yield from _tensors(getattr(value, name))
+    elif isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+class _Temporaries(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what torch operations allocate, as long as it lives; not what a kernel allocates inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._live: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation and looks at the storages of what it returns."""
+        kwargs = kwargs or {}
+        given = {one.untyped_storage()._cdata for one in _tensors([*args, *kwargs.values()])}
+        result = func(*args, **kwargs)
+        for made in _tensors([result]):
+            storage = made.untyped_storage()
+            if storage._cdata not in given and storage._cdata not in self._live:
+                self._live[storage._cdata] = storage.nbytes()
+                self.most = max(self.most, sum(self._live.values()))
+                weakref.finalize(made, self._live.pop, storage._cdata, None)
+        return result
+
+
+def _peak(optimizer: torch.optim.Optimizer) -> int:
+    """The most bytes that operations of one step allocate at a time."""
+    with _Temporaries() as temporaries:
+        optimizer.step()
+    return int(temporaries.most)
+
+
+def recompiles(bench: Bench) -> Finding:
+    """Compilations while a scheduler changes a learning rate that is a tensor."""
+    lr = torch.tensor(float(bench.spec.exercise["lr"]), device=bench.device)
+    params = [bench.parameter(torch.ones(8)), bench.parameter(torch.ones(8))]
+    try:
+        optimizer = bench.optimizer(params, lr=lr)
+    except RefusedError as refused:
+        said = f"lr cannot be a tensor ({refused}); a float that changes is compiled anew by torch.compile."
+        return Finding(status="not applicable", consequence=said)
+    graphs = first = 0
+
+    def count(module: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return module.forward
+
+    def step() -> None:
+        optimizer.step()
+
+    # Code of its own: what is compiled for it takes no place among what the user has compiled.
+    own = types.FunctionType(step.__code__.replace(), step.__globals__, closure=step.__closure__)
+    compiled = torch.compile(own, backend=count)
+
+    with _quiet_compiler():
+        for t in range(_WARM + 5):
+            if t == _WARM:
+                first = graphs
+            lr.mul_(0.9 if t >= _WARM else 1.0)
+            give(params, [torch.ones_like(p) for p in params])
+            compiled()
+    figure = Figure(value=graphs - first, unit="recompilations in 5 steps", bound=0)
+    if graphs > first:
+        said = f"torch.compile compiles the step again {graphs - first} times in five steps of a scheduler."
+        return Finding(status="differs", consequence=said, figure=figure)
+    said = "A scheduler that changes a tensor lr makes torch.compile compile nothing again"
+    said += f" ({first} graphs in the first three steps)." if first else " (the step is not compiled)."
+    return Finding(status="pass", consequence=said, figure=figure)
+
+
+@contextlib.contextmanager
+def _quiet_compiler() -> Iterator[None]:
+    """Keeps what torch.compile warns of while it compiles a step from the user's terminal."""
+
+    def severe(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("torch")]
+    handlers = {handler for logger in loggers for handler in logger.handlers}
+    for handler in handlers:
+        handler.addFilter(severe)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(severe)

@@ -1,0 +1,52 @@
+"""Checks of what storage may lose: a second moment that cannot fall, updates too small to be seen."""
+
+from __future__ import annotations
+
+from gaudi3_rt.numerics._bench import Bench, Finding, dtype_name, percent
+from gaudi3_rt.numerics._case import Case
+from gaudi3_rt.numerics._checks_formula import MOVEMENT, NOTABLE
+from gaudi3_rt.numerics._passport import Figure
+
+
+def _against_storage(bench: Bench, case: Case, what: str, kept: str, lost: str) -> Finding:
+    """A movement that storage may hinder: not more than rounding parameters and moments to nearest would."""
+    moved = case.measure(bench)
+    low, high = sorted((1.0, moved.stored))
+    outside = max(low - moved.share, moved.share - high, 0.0)
+    tolerance = bench.rounding_of_mean(case.steps, case.options) + 0.5 * (high - low)
+    error = abs(moved.share - 1)
+    figure = Figure(value=error, unit=MOVEMENT, bound=tolerance + high - low)
+    script = case.script(bench, moved)
+    if not outside <= tolerance:
+        said = f"{what} moves parameters {percent(moved.share)} as far as it should: {lost}."
+        return Finding(status="differs", consequence=said, figure=figure, reproduce=script)
+    if error <= NOTABLE:
+        return Finding(
+            status="pass",
+            consequence=f"{what} moves parameters as far as it should: {kept}.",
+            figure=figure,
+            reproduce=script,
+        )
+    said = (
+        f"{what} moves parameters {percent(moved.share)} as far as in exact arithmetic; so does {bench.spec.name} "
+        f"with {dtype_name(bench.dtype)} storage, which rounds to nearest ({percent(moved.stored)})."
+    )
+    return Finding(status="pass", consequence=said, figure=figure, reproduce=script)
+
+
+def frozen_second_moment(bench: Bench) -> Finding:
+    """A spike, then quiet steps in which the second moment should fall."""
+    options = {"lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 0.0}
+    case = Case(gradients=((20, 10.0), (200, 1.0)), start=(0.06, 0.08), options=options, since=170)
+    what = "Training on after a spike of gradients"
+    lost = "the second moment does not fall again as it should"
+    return _against_storage(bench, case, what, "the second moment falls again", lost)
+
+
+def tiny_updates(bench: Bench) -> Finding:
+    """Updates of a millionth of the parameter."""
+    options = {"lr": 2.0**-20, "weight_decay": 0.0}
+    case = Case(gradients=((100, 1.0),), start=(1.0, 2.0), options=options)
+    return _against_storage(
+        bench, case, "An update of a millionth of the parameter", "none is lost", "updates are lost"
+    )

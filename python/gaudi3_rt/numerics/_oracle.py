@@ -1,0 +1,297 @@
+"""The documented updates of optimizers in float64: what an audit compares with.
+
+Written from the formulas in the documentation and the papers, in plain operations on float64 tensors of the CPU.
+Nothing here comes from torch.optim, which is itself a subject, or from the kernels of this package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+Rule = Callable[[Tensor, Tensor, State, Mapping[str, Any], int], Tensor]
+"""New parameter from parameter, gradient, state (updated in place), options, and number of the step from 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specification:
+    """What an optimizer claims to compute.
+
+    Attributes:
+        name: as in ``like``.
+        source: where the formula is documented.
+        rule: the formula.
+        defaults: of the options that change the update.
+        exercise: options that make every term of the formula count.
+        moments: tensors of the parameter's shape that its state has.
+        adam: whether it has the two moments and the bias correction of Adam, element by element.
+        decoupled: whether decay multiplies the parameter, apart from the gradient.
+        elementwise: whether elements are updated independently of one another.
+        by_sign: whether steps are signs, which may turn at a tie.
+    """
+
+    name: str
+    source: str
+    rule: Rule
+    defaults: Mapping[str, Any]
+    exercise: Mapping[str, Any]
+    moments: int
+    adam: bool = False
+    decoupled: bool = False
+    elementwise: bool = True
+    by_sign: bool = False
+
+    @property
+    def torch_class(self) -> type[torch.optim.Optimizer] | None:
+        """The class of torch.optim of this name."""
+        module, _, name = self.name.rpartition(".")
+        return getattr(torch.optim, name) if module == "torch.optim" else None
+
+
+def _adam(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int, *, decoupled: bool) -> Tensor:
+    lr, (beta1, beta2), decay = float(options["lr"]), map(float, options["betas"]), options["weight_decay"]
+    if decoupled:
+        p = p - lr * decay * p
+    else:
+        g = g + decay * p
+    m = state["exp_avg"] = beta1 * state.get("exp_avg", torch.zeros_like(p)) + (1 - beta1) * g
+    v = state["exp_avg_sq"] = beta2 * state.get("exp_avg_sq", torch.zeros_like(p)) + (1 - beta2) * g * g
+    if options["amsgrad"]:
+        v = state["max_exp_avg_sq"] = torch.maximum(state.get("max_exp_avg_sq", v), v)
+    denominator: Tensor = (v / (1 - beta2**t)).sqrt() + options["eps"]
+    return p - lr * (m / (1 - beta1**t)) / denominator
+
+
+def _adam_l2(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
+    return _adam(p, g, state, options, t, decoupled=bool(options.get("decoupled_weight_decay")))
+
+
+def _adamw(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
+    return _adam(p, g, state, options, t, decoupled=True)
+
+
+def _sgd(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
+    g = g + options["weight_decay"] * p
+    momentum = options["momentum"]
+    if momentum:
+        old = state.get("momentum_buffer")
+        b = state["momentum_buffer"] = g if t == 1 or old is None else momentum * old + (1 - options["dampening"]) * g
+        g = g + momentum * b if options["nesterov"] else b
+    return p - float(options["lr"]) * g
+
+
+def _adagrad(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
+    g = g + options["weight_decay"] * p
+    first = torch.full_like(p, options["initial_accumulator_value"])
+    total = state["sum"] = state.get("sum", first) + g * g
+    lr = float(options["lr"]) / (1 + (t - 1) * float(options["lr_decay"]))
+    return p - lr * g / (total.sqrt() + float(options["eps"]))
+
+
+def _lion(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:  # noqa: ARG001 (as Rule)
+    lr, (beta1, beta2), decay = float(options["lr"]), options["betas"], float(options["weight_decay"])
+    m = state.get("exp_avg", torch.zeros_like(p))
+    state["exp_avg"] = beta2 * m + (1 - beta2) * g
+    sign: Tensor = (beta1 * m + (1 - beta1) * g).sign()
+    return p - lr * (sign + decay * p)
+
+
+def _lamb(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
+    (beta1, beta2), decay = options["betas"], float(options["weight_decay"])
+    m = state["exp_avg"] = beta1 * state.get("exp_avg", torch.zeros_like(p)) + (1 - beta1) * g
+    v = state["exp_avg_sq"] = beta2 * state.get("exp_avg_sq", torch.zeros_like(p)) + (1 - beta2) * g * g
+    u: Tensor = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + options["eps"]) + decay * p
+    of_p, of_u = float(p.norm()), float(u.norm())
+    ratio = of_p / of_u if decay and of_p and of_u else 1.0
+    return p - float(options["lr"]) * ratio * u
+
+
+def _lars(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
+    decay, of_p, of_g = float(options["weight_decay"]), float(p.norm()), float(g.norm())
+    ratio = 1.0
+    if decay and of_p and of_g:
+        ratio = options["trust_coeff"] * of_p / (of_g + decay * of_p + options["eps"])
+    return _sgd(p, ratio * (g + decay * p), state, {**options, "weight_decay": 0.0}, t)
+
+
+_DOCS = "https://docs.pytorch.org/docs/stable/generated/"
+_ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
+_SGD = {"lr": 1e-3, "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False}
+
+SPECIFICATIONS = {
+    spec.name: spec
+    for spec in (
+        Specification(
+            name="torch.optim.AdamW",
+            source=_DOCS + "torch.optim.AdamW.html",
+            rule=_adamw,
+            defaults={**_ADAM, "weight_decay": 1e-2},
+            exercise={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
+            moments=2,
+            adam=True,
+            decoupled=True,
+        ),
+        Specification(
+            name="torch.optim.Adam",
+            source=_DOCS + "torch.optim.Adam.html",
+            rule=_adam_l2,
+            defaults=_ADAM,
+            exercise={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
+            moments=2,
+            adam=True,
+        ),
+        Specification(
+            name="torch.optim.SGD",
+            source=_DOCS + "torch.optim.SGD.html",
+            rule=_sgd,
+            defaults=_SGD,
+            exercise={"lr": 1e-3, "momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-2},
+            moments=1,
+        ),
+        Specification(
+            name="torch.optim.Adagrad",
+            source=_DOCS + "torch.optim.Adagrad.html",
+            rule=_adagrad,
+            defaults={
+                "lr": 1e-2,
+                "lr_decay": 0,
+                "weight_decay": 0,
+                "initial_accumulator_value": 0,
+                "eps": 1e-10,
+                "maximize": False,
+            },
+            exercise={"lr": 1e-2, "lr_decay": 1e-3, "weight_decay": 1e-2, "initial_accumulator_value": 0.1},
+            moments=1,
+        ),
+        Specification(
+            name="lion",
+            source="arXiv:2302.06675, Algorithm 2",
+            rule=_lion,
+            defaults={"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0},
+            exercise={"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 1e-2},
+            moments=1,
+            decoupled=True,
+            by_sign=True,
+        ),
+        Specification(
+            name="lamb",
+            source="arXiv:1904.00962, Algorithm 2, with gradients clipped to a global norm first, as in apex",
+            rule=_lamb,
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.9, 0.999),
+                "eps": 1e-6,
+                "weight_decay": 0.01,
+                "max_grad_norm": 1.0,
+            },
+            exercise={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 1e-2, "max_grad_norm": 1.0},
+            moments=2,
+            elementwise=False,
+        ),
+        Specification(
+            name="lars",
+            source="arXiv:1708.03888, with the learning rate outside of the momentum, as in timm",
+            rule=_lars,
+            defaults={
+                "lr": 1.0,
+                "momentum": 0,
+                "dampening": 0,
+                "weight_decay": 0,
+                "nesterov": False,
+                "trust_coeff": 0.001,
+                "eps": 1e-8,
+            },
+            exercise={"lr": 0.5, "momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-2},
+            moments=1,
+            elementwise=False,
+        ),
+    )
+}
+
+
+def specification(name: str) -> Specification:
+    """The specification of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return SPECIFICATIONS[name]
+    except KeyError:
+        msg = f"like={name!r}: must be one of {sorted(SPECIFICATIONS)}"
+        raise ValueError(msg) from None
+
+
+class Reference:
+    """An optimizer whose parameters, state and arithmetic are float64: the documented formula and nothing else.
+
+    Args:
+        params: tensors, or groups as in torch; they are copied, not changed.
+        like: name of the specification.
+        stored: round parameters and moments to this dtype after each step: what storage alone does to the result.
+        **options: of the specification; what is not given has its default.
+
+    Attributes:
+        params: in float64, on the CPU.
+        param_groups: options of each group, which may be changed between steps.
+
+    Raises:
+        ValueError: there is no such specification.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        like: str,
+        *,
+        stored: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        self._spec = specification(like)
+        self._stored = stored
+        given: list[Any] = list(params)
+        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+        self.params: list[Tensor] = []
+        self.param_groups: list[dict[str, Any]] = []
+        self._group_of: list[dict[str, Any]] = []
+        for group in groups:
+            own = {**self._spec.defaults, **options, **{k: x for k, x in group.items() if k != "params"}}
+            self.param_groups.append(own)
+            for p in group["params"]:
+                self.params.append(_float64(p))
+                self._group_of.append(own)
+        self._states: list[State] = [{} for _ in self.params]
+        self._steps = [0] * len(self.params)
+
+    def step(self, grads: Sequence[Tensor | None]) -> None:
+        """Takes one step; a parameter whose gradient is None is left as it is."""
+        wide = [None if grad is None else _float64(grad) for grad in grads]
+        factor = self._clipping(wide)
+        for i, (grad, group) in enumerate(zip(wide, self._group_of, strict=True)):
+            if grad is None:
+                continue
+            self._steps[i] += 1
+            signed = -grad if group.get("maximize") else grad
+            new = self._spec.rule(self.params[i], factor * signed, self._states[i], group, self._steps[i])
+            self.params[i] = self._round(new)
+            self._states[i] = {name: self._round(value) for name, value in self._states[i].items()}
+
+    def _round(self, value: Tensor) -> Tensor:
+        return value if self._stored is None else value.to(self._stored).double()
+
+    def _clipping(self, grads: Sequence[Tensor | None]) -> float:
+        bound = self.param_groups[0].get("max_grad_norm")
+        if bound is None:
+            return 1.0
+        norm = math.sqrt(sum(float((grad * grad).sum()) for grad in grads if grad is not None))
+        return min(1.0, float(bound) / (norm + 1e-6))
+
+
+def _float64(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float64, copy=True)
