@@ -98,23 +98,23 @@ def problem(
     special: float = 0.0,
 ) -> Problem:
     """A step number t + 1 with random values, some of them (the share `special`) of the kind that breaks kernels."""
-    # By numpy: torch would wake its threads for every large tensor.
+    # By numpy: torch would wake its threads for every large tensor. All at once: a list may have thousands of tensors.
     generator = np.random.default_rng(seed)
     names = operand_names(kernel)
     described = _core.describe_kernel(kernel)
     squares = {name for name, positive in zip(described["state"], described["positive"], strict=True) if positive}
+    lengths = [math.prod(size) if isinstance(size, tuple) else size for size in sizes]
     operands = []
     for name, dtype in zip(names, dtypes or [torch.float32] * len(names), strict=True):
-        operand = []
-        for size in sizes:
-            x = generator.standard_normal(size, dtype=np.float32)
-            if name in squares:
-                x = np.float32(0.1) + x * x
-            if special:
-                values = generator.choice(np.array(SPECIAL_VALUES, np.float32), size)
-                x = np.where(generator.random(size) < special, values, x)
-            operand.append(torch.from_numpy(np.asarray(x)).to(dtype))
-        operands.append(operand)
+        x = generator.standard_normal(sum(lengths), dtype=np.float32)
+        if name in squares:
+            x = np.float32(0.1) + x * x
+        if special:
+            values = generator.choice(np.array(SPECIAL_VALUES, np.float32), x.size)
+            x = np.where(generator.random(x.size) < special, values, x)
+        # Copies, so that each tensor has memory of its own, aligned as torch aligns it.
+        parts = torch.from_numpy(x).to(dtype).split(lengths)
+        operands.append([part.reshape(size).clone() for part, size in zip(parts, sizes, strict=True)])
     return Problem(kernel, operands, [torch.tensor(float(t)) for _ in sizes])
 
 
@@ -127,25 +127,39 @@ def step(
     return tensor_list.step(n_threads, **options)
 
 
+# The integers of a tensor's element size, and what infinity is among them.
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+INFINITY = {
+    dtype: torch.tensor(torch.inf, dtype=dtype).view(INTEGERS[dtype.itemsize]).item()
+    for dtype in (*DTYPES, torch.float64)
+}
+
+
 def bits(tensor: Tensor) -> np.ndarray:
     """The tensor's memory as integers, all NaNs made one: which NaN comes out is the CPU's choice."""
     flat = tensor.detach().contiguous().reshape(-1)
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    stored = flat.view(integers).numpy()
-    infinity = torch.tensor(torch.inf, dtype=tensor.dtype).view(integers).item()
-    return np.where((stored & np.iinfo(stored.dtype).max) > infinity, -1, stored)
+    stored = flat.view(INTEGERS[tensor.element_size()]).numpy()
+    return np.where((stored & np.iinfo(stored.dtype).max) > INFINITY[tensor.dtype], -1, stored)
 
 
 def assert_same_bits(got: Problem, want: Problem, what: str = "") -> None:
     """All operands and counters are equal, bit by bit."""
     names = [*operand_names(want.kernel), "step"]
     for name, ours, theirs in zip(names, [*got.operands, got.steps], [*want.operands, want.steps], strict=True):
-        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            differ = np.flatnonzero(bits(a) != bits(b))
-            assert differ.size == 0, (
-                f"{what}: {name} of tensor {i} differs in {differ.size} of {a.numel()} elements, first in {differ[0]}: "
-                f"{a.reshape(-1)[differ[0]].item()!r}, expected {b.reshape(-1)[differ[0]].item()!r}"
-            )
+        assert_same_tensors(ours, theirs, f"{what}: {name}")
+
+
+def assert_same_tensors(got: Sequence[Tensor], want: Sequence[Tensor], what: str) -> None:
+    """Two lists are equal, bit by bit: at once, because they may be long, and one by one to say where they differ."""
+    assert [(x.numel(), x.dtype) for x in got] == [(x.numel(), x.dtype) for x in want], f"{what}: lengths or dtypes"
+    if not got or np.array_equal(*(bits(torch.cat([x.reshape(-1) for x in tensors])) for tensors in (got, want))):
+        return
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        differ = np.flatnonzero(bits(a) != bits(b))
+        assert differ.size == 0, (
+            f"{what} of tensor {i} differs in {differ.size} of {a.numel()} elements, first in {differ[0]}: "
+            f"{a.reshape(-1)[differ[0]].item()!r}, expected {b.reshape(-1)[differ[0]].item()!r}"
+        )
 
 
 # A rounding to float changes a number by at most this, relatively.

@@ -17,6 +17,38 @@ from gaudi3_rt import _core
 
 _fuzz.register_profiles()
 
+# What takes longest, so that no process of a run is left alone with it at the end; first what mostly waits.
+FIRST = [
+    "test_reducer_failures.py",
+    "test_patterns.py",
+    "test_mutants.py",
+    "test_memory.py",
+    "test_examples.py",
+    "test_bench.py",
+    "test_parity.py",
+    "test_build.py",
+    "test_reducer_ranks.py",
+    "test_plan.py",
+    "test_isa.py",
+    "test_compile_kernels.py",
+    "test_reduce_mutants.py",
+    "test_kernels_mutants.py",
+    "test_hpu_grads.py",
+    "test_compile.py",
+]
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores, for tests that wait for timeouts of processes that died."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files of ``FIRST`` come first; within files nothing changes."""
+    order = {name: i for i, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _hypothesis_home(tmp_path_factory):

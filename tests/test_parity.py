@@ -1,5 +1,6 @@
 """Every kernel against its definition, and every build, number of threads and way of cutting against every other."""
 
+import functools
 import itertools
 
 import _problems
@@ -151,12 +152,19 @@ def test_bits_depend_on_the_elements_alone(elementwise_kernel, data):
             assert buffer[begin + n :].isnan().all(), "written behind the tensor"
 
 
-@pytest.mark.parametrize("sizes", [LARGE_SIZES, MANY_SIZES], ids=["large", "many"])
-def test_bits_do_not_depend_on_threads(kernel, isa, sizes):
-    """With 1, 2, 3 and 8 threads that all have work, every tensor of a list gets the same bits."""
+@functools.lru_cache(maxsize=2)
+def stepped(kernel, sizes):
+    """A problem before and after its step on one thread, for all builds that are compared with it."""
     start = problem(kernel, sizes, special=0.05)
     want = start.clone()
     step("scalar", want)
+    return start, want
+
+
+@pytest.mark.parametrize("sizes", [LARGE_SIZES, MANY_SIZES], ids=["large", "many"])
+def test_bits_do_not_depend_on_threads(kernel, isa, sizes):
+    """With 1, 2, 3 and 8 threads that all have work, every tensor of a list gets the same bits."""
+    start, want = stepped(kernel, tuple(sizes))
     for n_threads in THREADS:
         got = start.clone()
         step(isa, got, n_threads=n_threads)

@@ -20,17 +20,25 @@ from gaudi3_rt.tpc import _compile
 def precompiled(home):
     """Compilers find them in here; processes with this home share them, and the last one removes them (160 MB)."""
     folder = home / "precompiled"
-    with (home / "precompiled.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            _precompile(folder / "tpc.h.gch")
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with (home / "precompiled.users").open("w") as users, pytest.MonkeyPatch.context() as patch:
+        with _alone(home):
+            if not folder.exists():
+                _precompile(folder / "tpc.h.gch")
+            fcntl.flock(users, fcntl.LOCK_SH)
         # Searched before the folder that has the header itself, which -isystem names.
         patch.setenv("CPATH", str(folder), prepend=os.pathsep)
         yield
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _alone(home), contextlib.suppress(BlockingIOError):
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(home):
+    """Nobody makes or removes them meanwhile; using them, which others do for minutes, is another lock."""
+    with (home / "precompiled.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _precompile(folder):
