@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness import OURS, Lab, Rival, Row, Wanted
-from ranks import ALONE, Ranks
+from ranks import ALONE, BYTES, Ranks
 
 PLAIN, VIEW = "DDP", "DDP, bucket view"
 OUR_BF16, OUR_TREE = "bf16 hook", "tree hook"
@@ -59,7 +59,8 @@ def test_two_processes(lab: Lab, ranks: Ranks) -> None:
         lab.rows.append(Row(question, "", samples, ours=ours, rival=theirs, wanted=bounds))
 
     added = {name: [t - alone for t, alone in zip(samples[name], samples[ALONE], strict=True)] for name in samples}
-    for ours, theirs in [(OURS, TORCH_BF16), (OURS, TORCH_FP16), (OURS, PLAIN), (OURS, VIEW), (OUR_TREE, VIEW)]:
+    against = [(OURS, BYTES), (OURS, TORCH_BF16), (OURS, TORCH_FP16), (OURS, PLAIN), (OURS, VIEW), (OUR_TREE, VIEW)]
+    for ours, theirs in against:
         lab.rows.append(Row(f"added to backward: {names[ours]}, against {theirs}", "", added, ours=ours, rival=theirs))
 
 
@@ -67,7 +68,7 @@ def _check(ranks: Ranks) -> None:
     """All ways give DDP's gradients, to within their wire, and the same bits on both ranks."""
     expected, _ = ranks.ask("gradients", PLAIN)
     norm = torch.stack([grad.norm() for grad in expected]).norm()
-    for name in set(ranks.ways) - {ALONE}:
+    for name in set(ranks.ways) - {ALONE, BYTES}:
         mine, other = ranks.ask("gradients", name)
         assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True)), name
         bound = max((bound for wire, bound in BOUNDS.items() if wire in name), default=EXACT)

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gaudi3_rt import reduce
 from gaudi3_rt.reduce import hooks
+from gaudi3_rt.reduce._ddp import BucketQueue, Stages
 
 WORLD = 2
 ROWS = 8  # of a batch: a small one, because the reduction is what is timed
@@ -58,11 +59,28 @@ def _power_sgd() -> powerSGD_hook.PowerSGDState:
 # By its own name, DDP refuses it where the backend is not NCCL or XCCL.
 _TORCH_BF16 = lambda group, bucket: default_hooks.bf16_compress_hook(group, bucket)  # noqa: E731, PLW0108
 
-ALONE = "backward alone"
+
+def _bf16_bytes(_group, bucket):
+    """As much as the bf16 hook sends, by the same calls, and nothing done with it."""
+    queue, buffer = BucketQueue.of(None), bucket.buffer()
+    sent = buffer.view(torch.bfloat16)[: buffer.numel()]
+
+    def exchange() -> Stages:
+        slices = queue.slices(sent.numel(), 1)
+        rows, awaited = queue.scatter(sent, slices)
+        yield awaited
+        queue.memory.give(rows)
+        yield queue.gather(sent, slices)
+
+    return queue.start(exchange(), buffer, is_last=bucket.is_last())
+
+
+ALONE, BYTES = "backward alone", "bf16 bytes alone"
 VIEW = {"gradient_as_bucket_view": True}
 ALGORITHMS = ("all_reduce", "ring", "reduce_scatter", "hierarchical", "parameter_server", "tree")
 WAYS: dict[str, Way] = {
     ALONE: _alone,
+    BYTES: partial(_ddp, hook=_bf16_bytes, **VIEW),
     "DDP": _ddp,
     "DDP, bucket view": partial(_ddp, **VIEW),
     "torch fp16 hook": partial(_ddp, hook=default_hooks.fp16_compress_hook, **VIEW),
