@@ -25,7 +25,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _use_caches_of_this_environment() -> None:
+def use_caches_of_this_environment() -> None:
     """What peers compile is kept in this Python environment, whose tools they find first."""
     home = Path(sys.prefix)
     os.environ["PATH"] = os.pathsep.join([str(home / "bin"), os.environ.get("PATH", os.defpath)])
@@ -45,7 +45,7 @@ def main() -> int:
     directory: Path = arguments.out.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "peers.log").unlink(missing_ok=True)
-    _use_caches_of_this_environment()
+    use_caches_of_this_environment()
     machine = peers_report.describe_machine(os.getloadavg())
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo"])  # what every torch.optim class imports when it is made

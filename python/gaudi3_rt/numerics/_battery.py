@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gaudi3_rt.numerics import _checks_formula as formulas
+from gaudi3_rt.numerics import _checks_groups as groups
 from gaudi3_rt.numerics import _checks_options as options
 from gaudi3_rt.numerics import _checks_run as runs
 from gaudi3_rt.numerics import _checks_state as states
@@ -55,7 +56,7 @@ def _adam(spec: Specification) -> bool:
 
 BATTERY = (
     Entry("defaults", options.defaults, once=True),
-    Entry("keywords", options.keywords, once=True, applies=lambda spec: spec.torch_class is not None),
+    Entry("keywords", options.keywords, once=True),
     Entry("invalid-options", options.invalid_options, once=True),
     Entry("formula", formulas.formula),
     Entry("eps-placement", formulas.eps_placement, applies=_adam),
@@ -73,9 +74,9 @@ BATTERY = (
     Entry("tiny-updates", storage.tiny_updates, applies=lambda spec: spec.elementwise),
     Entry("maximize", options.maximize, applies=_has("maximize")),
     Entry("amsgrad", options.amsgrad, applies=_has("amsgrad")),
-    Entry("nesterov", formulas.nesterov, applies=_has("nesterov")),
-    Entry("param-groups", options.param_groups),
-    Entry("scheduler", options.scheduler),
+    Entry("nesterov", options.nesterov, applies=_has("nesterov")),
+    Entry("param-groups", groups.param_groups),
+    Entry("scheduler", groups.scheduler),
     Entry("closure", options.closure, once=True),
     Entry("zero-grad", options.zero_grad, once=True),
     Entry("missing-gradient", options.missing_gradient),
@@ -135,10 +136,11 @@ def audit(
         raise ValueError(msg)
     subject = Subject(factory)
     where = torch.device(device)
-    benches = [Bench(subject=subject, spec=spec, dtype=dtype, device=where) for dtype in dtypes]
     chosen = [entry for entry in BATTERY if checks is None or entry.name in checks]
     found = []
     with _left_alone(where):
+        lacking = subject.lacking(spec.exercise, spec.optional)
+        benches = [Bench(subject=subject, spec=spec, dtype=dtype, device=where, lacking=lacking) for dtype in dtypes]
         for entry in chosen:
             found += [_checked(entry, bench) for bench in (benches[:1] if entry.once else benches)]
     return Passport(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Bench:
     spec: Specification
     dtype: torch.dtype
     device: torch.device
+    lacking: Collection[str] = ()
+    """Optional terms of the formula that the subject refuses: it is measured without them."""
 
     @property
     def u(self) -> float:
@@ -57,8 +59,13 @@ class Bench:
         return torch.nn.Parameter(self.tensor(values))
 
     def options(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Those that exercise the formula, with changes."""
-        return {**self.spec.exercise, **changes}
+        """Those that exercise the formula, as far as the subject has them, with changes."""
+        given = {name: value for name, value in self.spec.exercise.items() if name not in self.lacking}
+        return {**given, **changes}
+
+    def documented(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for the oracle, in which terms that the subject lacks are switched off."""
+        return {**{name: self.spec.optional[name] for name in self.lacking}, **self.options(changes)}
 
     def optimizer(self, params: Any, **changes: Any) -> torch.optim.Optimizer:
         """The subject, with every option that matters given explicitly."""
@@ -66,7 +73,7 @@ class Bench:
 
     def reference(self, params: Any, *, stored: torch.dtype | None = None, **changes: Any) -> Reference:
         """The float64 oracle, with the same options."""
-        return Reference(params, self.spec.name, stored=stored, **self.options(changes))
+        return Reference(params, self.spec.name, stored=stored, **self.documented(changes))
 
     def rounding_of_rates(self, options: Mapping[str, Any]) -> float:
         """Bound of what comes of decay rates and their powers as float32 numbers: 1 - beta has the error of 1."""

@@ -92,7 +92,8 @@ def _formula_script(bench: Bench, steps: int) -> str:
     options = ", ".join(f"{name}={value!r}" for name, value in bench.options({}).items())
     where = "" if bench.device.type == "cpu" else f", device={str(bench.device)!r}"
     ours = bench.spec.torch_class is None
-    like = f"Reference([p], {bench.spec.name!r}, {options})" if ours else f"{bench.spec.name}([q], {options})"
+    documented = ", ".join(f"{name}={value!r}" for name, value in bench.documented({}).items())
+    like = f"Reference([p], {bench.spec.name!r}, {documented})" if ours else f"{bench.spec.name}([q], {options})"
     step = "    reference.step([p.grad])" if ours else "    q.grad = p.grad.cpu().double()\n    reference.step()"
     lines = [
         "import torch",
@@ -164,7 +165,7 @@ def eps_placement(bench: Bench) -> Finding:
         }
         cause, share = min(causes.items(), key=lambda item: abs(item[1] - moved.share))
         known = abs(share - moved.share) <= 0.05 * max(share, 0.1)
-        why = cause if known else "eps does not stand where it is documented"
+        why = cause if known else "eps does not stand where it is documented, or state cannot hold such numbers"
         return f"Ten steps with gradients as small as eps move a parameter {{share}} as far as they should: {why}."
 
     return _judged(bench, case, "Gradients as small as eps move a parameter as far as documented.", bad)
@@ -262,12 +263,6 @@ def decoupled_weight_decay(bench: Bench) -> Finding:
 def weight_decay(bench: Bench) -> Finding:
     """Decay that is a part of the gradient or of a ratio: a trajectory with much of it."""
     return _along(bench, {"weight_decay": 0.5}, "Weight decay acts as documented.", "weight_decay=0.5")
-
-
-def nesterov(bench: Bench) -> Finding:
-    """Nesterov's momentum."""
-    options = {"nesterov": True, "dampening": 0.0}
-    return _along(bench, options, "Nesterov's momentum is as documented.", "nesterov=True")
 
 
 def _along(bench: Bench, options: Mapping[str, Any], good: str, what: str) -> Finding:

@@ -18,7 +18,8 @@ def _against_storage(bench: Bench, case: Case, what: str, kept: str, lost: str) 
     figure = Figure(value=error, unit=MOVEMENT, bound=tolerance + high - low)
     script = case.script(bench, moved)
     if not outside <= tolerance:
-        said = f"{what} moves parameters {percent(moved.share)} as far as it should: {lost}."
+        why = lost if moved.share < low else "it is too large"
+        said = f"{what} moves parameters {percent(moved.share)} as far as it should: {why}."
         return Finding(status="differs", consequence=said, figure=figure, reproduce=script)
     if error <= NOTABLE:
         return Finding(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Specification:
         rule: the formula.
         defaults: of the options that change the update.
         exercise: options that make every term of the formula count.
+        optional: those of them that published optimizers lack, with the values that switch them off.
         moments: tensors of the parameter's shape that its state has.
         adam: whether it has the two moments and the bias correction of Adam, element by element.
         decoupled: whether decay multiplies the parameter, apart from the gradient.
@@ -42,6 +43,7 @@ class Specification:
     defaults: Mapping[str, Any]
     exercise: Mapping[str, Any]
     moments: int
+    optional: Mapping[str, Any] = field(default_factory=dict)
     adam: bool = False
     decoupled: bool = False
     elementwise: bool = True
@@ -167,6 +169,7 @@ SPECIFICATIONS = {
                 "maximize": False,
             },
             exercise={"lr": 1e-2, "lr_decay": 1e-3, "weight_decay": 1e-2, "initial_accumulator_value": 0.1},
+            optional={"lr_decay": 0, "initial_accumulator_value": 0},
             moments=1,
         ),
         Specification(
@@ -191,6 +194,7 @@ SPECIFICATIONS = {
                 "max_grad_norm": 1.0,
             },
             exercise={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 1e-2, "max_grad_norm": 1.0},
+            optional={"max_grad_norm": None},
             moments=2,
             elementwise=False,
         ),
@@ -208,6 +212,7 @@ SPECIFICATIONS = {
                 "eps": 1e-8,
             },
             exercise={"lr": 0.5, "momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-2},
+            optional={"dampening": 0},
             moments=1,
             elementwise=False,
         ),

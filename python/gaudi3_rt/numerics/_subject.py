@@ -8,7 +8,7 @@ import importlib.metadata
 import inspect
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -57,6 +57,21 @@ class Subject:
             return self.factory(params, **options)
         except Exception as error:
             raise RefusedError(options, error) from error
+
+    def makes(self, options: Mapping[str, Any]) -> bool:
+        """Whether an optimizer of one small parameter can be made with these options."""
+        try:
+            self.make([torch.nn.Parameter(torch.ones(2))], options)
+        except RefusedError:
+            return False
+        return True
+
+    def lacking(self, options: Mapping[str, Any], optional: Collection[str]) -> tuple[str, ...]:
+        """Those of the optional ones that it refuses while it takes the others; none if it refuses these too."""
+        needed = {name: value for name, value in options.items() if name not in optional}
+        if not optional or self.makes(options) or not self.makes(needed):
+            return ()
+        return tuple(name for name in optional if not self.makes({**needed, name: options[name]}))
 
     def takes(self, option: str) -> bool | None:
         """Whether the signature has this keyword; None where it does not tell."""
