@@ -1,11 +1,13 @@
 """What a certificate says is measured: wrong counts, moments, formulas and options show in it."""
 
 import json
+import re
 
 import pytest
 import torch
 from _convert_layouts import LAYOUTS, moments, saved_by, torch_state
 
+from gaudi3_rt.errors import DataValidationError
 from gaudi3_rt.numerics.convert import _apex, _measure, _torch, convert_state
 from gaudi3_rt.numerics.convert._records import Values, Written
 
@@ -60,6 +62,75 @@ def test_a_wrong_conversion_shows(monkeypatch, change, least):
     assert not found.reproduces
     assert max(found.update_error.values()) > least
     assert found.ulp["parameter"] > 16
+
+
+def with_lr(lr):
+    """A state of apex."""
+    sd = saved_by("apex", moments(MATRIX), 10)
+    sd["param_groups"][0]["lr"] = lr
+    return sd
+
+
+@pytest.mark.parametrize("lr", [0.0, 1e-5])
+def test_a_small_learning_rate_hides_nothing(monkeypatch, lr):
+    """At the start and the end of a schedule, an update shows neither decay nor moments that are wrong."""
+    right = convert_state(with_lr(lr), optimizer="AdamW", steps=2).certificate
+    assert right.reproduces
+    assert right.ulp["parameter"] > 0
+    with monkeypatch.context() as patch:
+        changed(patch, lambda sd: sd["param_groups"][0].update(weight_decay=0.0))
+        found = convert_state(with_lr(lr), optimizer="AdamW", steps=2).certificate
+        assert found.changed == ("weight_decay of group 0 was 0.01 and is 0.0",)
+        assert not found.reproduces
+        assert "weight_decay of group 0" in str(found)
+    changed(monkeypatch, lambda sd: sd["state"][0].update(exp_avg=sd["state"][0]["exp_avg_sq"]))
+    assert max(convert_state(with_lr(lr), optimizer="AdamW").certificate.update_error.values()) > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_dtype_of_moments_hides_nothing(monkeypatch, dtype):
+    """Half of an update is no rounding, though that of a bfloat16 parameter may be."""
+    pairs = [(8 * first, 4096 * second) for first, second in moments(MATRIX, dtype)]
+    right = convert_state(saved_by("apex", pairs, 10), optimizer="AdamW", steps=2).certificate
+    assert right.reproduces
+    assert right.state_equal
+    changed(monkeypatch, lambda sd: [own.update(step=own["step"] + 1) for own in sd["state"].values()])
+    found = convert_state(saved_by("apex", pairs, 10), optimizer="AdamW", steps=2).certificate
+    assert not found.reproduces
+    assert found.update_error[1] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda sd: sd["state"][0].update(step=sd["state"][0]["step"] + 1), "count of 'a' was 1000000 and is 1000001"),
+        (
+            lambda sd: (
+                [own.update(max_exp_avg_sq=None) for own in sd["state"].values()]
+                and sd["param_groups"][0].update(amsgrad=False)
+            ),
+            "amsgrad of group 0 was True and is False; 'a' had .*'max_exp_avg_sq'.* and has",
+        ),
+        (lambda sd: sd["state"].update({0: sd["state"][1], 1: sd["state"][0]}), "count of 'a' was 1000000 and is 7"),
+        (lambda sd: sd["param_groups"][0].update(param_names=["b", "a"]), "the state of 'a' is that of 'b'"),
+    ],
+)
+def test_what_updates_do_not_show_is_read_back(monkeypatch, change, says):
+    """Corrections of a million updates are 1, and names move nothing."""
+    sd = torch_state(moments(((6, 5), (6, 5))), [10**6, 7], names=["a", "b"], amsgrad=True)
+    for own in sd["state"].values():
+        own["max_exp_avg_sq"] = own["exp_avg_sq"].clone()
+    assert not convert_state(sd, target="torch", steps=1).certificate.changed
+    changed(monkeypatch, change)
+    found = convert_state(sd, target="torch", steps=1).certificate
+    assert re.search(says, "; ".join(found.changed))
+    assert not found.reproduces
+
+
+def test_moments_without_a_count_are_refused():
+    """A library that counts for a group leaves 0 with each parameter."""
+    with pytest.raises(DataValidationError, match="parameter 0 has moments that are not 0 and a count of 0"):
+        convert_state(saved_by("torch", moments(MATRIX), 0))
 
 
 def test_a_count_that_is_read_wrongly_shows(monkeypatch):

@@ -190,6 +190,45 @@ def test_a_failed_write_leaves_what_was_there(saved, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pt", "out.pt"]
 
 
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (OSError(28, "No space left on device"), errors.InsufficientStorageError),
+        (OSError(5, "Input/output error"), errors.CheckpointError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_what_ends_a_write_is_what_is_raised(saved, tmp_path, monkeypatch, raised, expected):
+    """And not that torch could not close its archive after that."""
+    opened = os.fdopen
+
+    def failing(*arguments):
+        file = opened(*arguments)
+        write = file.write
+
+        class Failing:
+            def __getattr__(self, name):
+                return getattr(file, name)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                file.close()
+
+            def write(self, data):
+                if file.tell() > 10_000:
+                    raise raised
+                return write(data)
+
+        return Failing()
+
+    monkeypatch.setattr(_files.os, "fdopen", failing)
+    with pytest.raises(expected):
+        convert_file(saved, tmp_path / "out.pt", Options())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pt"]
+
+
 def test_space_is_checked_before(saved, tmp_path, monkeypatch):
     """With both numbers."""
     usage = collections.namedtuple("usage", "total used free")(10, 10, 1000)  # noqa: PYI024 (as shutil's)

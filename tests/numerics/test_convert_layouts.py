@@ -155,6 +155,65 @@ def test_a_lost_count_can_be_given():
     assert converted.state_dict["state"][0]["step"] == 12
 
 
+def test_the_vendors_adagrad_counts_in_the_group():
+    """In step_t, beside the rate that it really uses; parameters have no count."""
+    sums = [{"sum": second} for _, second in moments()[:2]]
+    group = {"lr": 0.01, "lr_decay": 0.1, "eps": 1e-10, "weight_decay": 0.0, "initial_accumulator_value": 0}
+    counted = {"lr_t": torch.tensor([0.01]), "step_t": torch.tensor([12], dtype=torch.int32)}
+    sd = {"state": dict(enumerate(sums)), "param_groups": [{**group, **counted, "params": [0, 1]}]}
+    converted = convert_state(sd, steps=2)
+    assert converted.certificate.source == "hpex"
+    assert converted.certificate.reproduces
+    assert [float(own["step"]) for own in converted.state_dict["state"].values()] == [12.0, 12.0]
+    assert converted.state_dict["param_groups"][0]["lr"] == 0.01
+    assert "lr_t" not in converted.state_dict["param_groups"][0]
+    back = convert_state(converted.state_dict, target="hpex", steps=2).state_dict
+    for key, value in counted.items():
+        assert_same(back["param_groups"][0][key], value)
+    assert_same(convert_state(back, steps=2).state_dict, converted.state_dict)
+    sd["param_groups"][0]["lr"] = 0.5  # by a scheduler, which this class does not heed
+    assert convert_state(sd, steps=2).state_dict["param_groups"][0]["lr"] == float(counted["lr_t"])
+    converted.state_dict["state"][0]["step"] -= 1
+    with pytest.raises(DataValidationError, match="the step count of parameter 0"):
+        convert_state(converted.state_dict, target="hpex")
+
+
+def test_a_state_of_torch_that_the_vendors_class_went_on_from():
+    """It counts anew in the group, and leaves the counts of torch as they were."""
+    sd = torch_state(moments(), [1000] * len(SHAPES))
+    sd["param_groups"][0]["step"] = 50
+    converted = convert_state(sd, steps=1)
+    assert converted.certificate.source == "hpex"
+    assert {float(own["step"]) for own in converted.state_dict["state"].values()} == {50.0}
+    assert any("counts of up to 1000" in note for note in converted.certificate.notes)
+    given = convert_state(sd, step=1050, steps=1)
+    assert {float(own["step"]) for own in given.state_dict["state"].values()} == {1050.0}
+
+
+def test_a_group_that_the_vendors_class_never_updated():
+    """Frozen parameters: it has no count, and needs none."""
+    sd = saved_by("hpex", moments(), 12)
+    frozen = {key: value for key, value in sd["param_groups"][0].items() if key != "step"}
+    sd["param_groups"].append({**frozen, "params": [5]})
+    converted = convert_state(sd, steps=1)
+    assert converted.certificate.source == "hpex"
+    assert list(converted.state_dict["state"]) == [0, 1, 2, 3, 4]
+
+
+def test_groups_of_older_releases():
+    """Before torch 1.12, and of the vendor's SGD, which has the same ones."""
+    for name, options in (("SGD", {"momentum": 0.9}), ("Adagrad", {}), ("AdamW", {})):
+        params = parameters()
+        theirs = getattr(torch.optim, name)(params, lr=1e-2, **options)
+        train(theirs, params, 2)
+        sd = copy.deepcopy(theirs.state_dict())
+        for key in ("maximize", "foreach", "differentiable", "fused", "capturable", "decoupled_weight_decay"):
+            sd["param_groups"][0].pop(key, None)
+        converted = convert_state(sd, steps=2, optimizer=name)
+        assert converted.certificate.source == "torch"
+        assert_same(converted.state_dict["state"], theirs.state_dict()["state"])
+
+
 @pytest.mark.parametrize("value", [-1, 1.5, float("nan"), "12", True, torch.ones(2)])
 def test_no_count_is_guessed(value):
     """A count is a whole number."""
@@ -205,6 +264,19 @@ def test_an_ambiguous_layout_names_its_candidates():
         (lambda sd: sd["state"][0].update(exp_avg=torch.full((4, 6), torch.nan)), "parameter 0 are not finite"),
         (lambda sd: sd["state"].update({9: {"step": 1}}), "the state of 9, which is in no group"),
         (lambda sd: sd["param_groups"][0].pop("lr"), r"no \['lr'\]"),
+        (lambda sd: sd["param_groups"][0].update(amsgrad=True), "parameter 0 has no max_exp_avg_sq"),
+        (lambda sd: sd["param_groups"][0].update(lr="1e-3"), "lr is '1e-3'; needed are finite numbers"),
+        (lambda sd: sd["param_groups"][0].update(lr=float("nan")), "lr is nan"),
+        (lambda sd: sd["param_groups"][0].update(betas=(0.9, 1.0)), r"betas is \(0.9, 1.0\)"),
+        (lambda sd: sd["param_groups"][0].update(betas=(0.9,)), r"betas is \(0.9,\)"),
+        (lambda sd: sd["param_groups"][0].update(param_names=["a"]), "has 5 params, and param_names"),
+        (lambda sd: sd["param_groups"][0].update(params=[[0], 1]), "numbers or names, each once"),
+        (lambda sd: sd["param_groups"].append({**sd["param_groups"][0], "params": [0]}), "each once in all groups"),
+        (
+            lambda sd: sd["state"][0].update(exp_avg=sd["state"][0]["exp_avg"].to_sparse()),
+            "a tensor of torch.sparse_coo",
+        ),
+        (lambda sd: sd["state"][0].update(exp_avg=sd["state"][0]["exp_avg"].to("meta")), "torch.strided on meta"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, message):
@@ -226,6 +298,13 @@ def test_arguments_are_checked(options):
     """Each says what is allowed."""
     with pytest.raises(ParameterValidationError, match="must be"):
         convert_state(saved_by("torch", moments(), 3), **options)
+
+
+def test_what_is_no_state_at_all():
+    """And not a list of them either."""
+    for thing in (None, 3, "adam.pt", [None]):
+        with pytest.raises(DataValidationError, match="no state_dict of an optimizer: seen are"):
+            convert_state(thing)
 
 
 def test_a_library_without_the_algorithm_is_refused():

@@ -12,7 +12,7 @@ class Certificate:
     """What a conversion was measured to do.
 
     The source and the target each take ``steps`` updates from the same parameters, with the same gradients, whose size
-    is that of the state's own second moments. Parameters have the dtype of the source's moments.
+    is that of the state's own second moments, in float32, whatever dtype the moments have.
 
     Attributes:
         source: layout that was read.
@@ -27,9 +27,10 @@ class Certificate:
         state_equal: whether counts and moments, read back from the target, have the bits of the source's.
         ulp: largest difference after the last update, of parameters and of each moment, in units in the last place of
             the largest magnitude that the element had.
-        update_error: by step, the norm of the difference of what a parameter moved by until then, over the norm of
-            what it moved by in the source; the largest over parameters.
+        update_error: by step, the norm of the difference of a parameter's two values, over the length of the way that
+            it went in the source, update by update; the largest over parameters.
         rounding: an update error up to this may be due to rounding the parameters alone.
+        changed: options, counts, names and kinds of moments that the target reads back otherwise.
         differs: where the formulas are not the same.
         lost: what the target has no place for.
         notes: what was recovered or assumed, and how to load it.
@@ -47,14 +48,15 @@ class Certificate:
     ulp: Mapping[str, float]
     update_error: Mapping[int, float]
     rounding: float
+    changed: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def reproduces(self) -> bool:
-        """Whether the target's updates are the source's but for rounding."""
-        return all(error <= self.rounding for error in self.update_error.values())
+        """Whether the target's options and counts are the source's, and its updates but for rounding."""
+        return not self.changed and all(error <= self.rounding for error in self.update_error.values())
 
     def to_dict(self) -> dict[str, Any]:
         """As values for JSON."""
@@ -70,21 +72,24 @@ class Certificate:
         errors = ", ".join(f"{error:.1e} after {step}" for step, error in self.update_error.items())
         found = f" ({'; '.join(self.evidence)})" if self.evidence else ""
         verdict = f"the same but for rounding, which is up to {self.rounding:.1e}"
-        if not self.reproduces:
+        if any(error > self.rounding for error in self.update_error.values()):
             verdict = f"not the same; rounding is up to {self.rounding:.1e}"
         rows = [
             ("source", f"{self.source}{found}"),
             ("target", self.target),
             ("compared", f"{self.steps} updates by {self.source_ran} with as many by {self.target_ran}"),
             ("parameters", f"{sample}" if have else "none has a state yet: nothing to compare"),
-            ("state", "equal, bit for bit" if self.state_equal else "not equal"),
+            (
+                "state",
+                "equal, bit for bit" + " in these rows" * (elements != looked_at) if self.state_equal else "not equal",
+            ),
         ]
         if self.ulp:
             rows += [
                 ("difference, ulp", ulps),
                 ("updates", f"relative error {errors}: {verdict}"),
             ]
-        several = (("differs", self.differs), ("lost", self.lost), ("note", self.notes))
+        several = (("changed", self.changed), ("differs", self.differs), ("lost", self.lost), ("note", self.notes))
         return rows + [(label, text) for label, texts in several for text in texts]
 
     def __str__(self) -> str:

@@ -14,6 +14,7 @@ from gaudi3_rt.numerics.convert._certificate import Certificate
 from gaudi3_rt.numerics.convert._layouts import DECOUPLED_ONLY, FORMULAS, check_form, layout_of, recognise
 from gaudi3_rt.numerics.convert._measure import Measured, Side, measure
 from gaudi3_rt.numerics.convert._names import Match, arrange, named_groups
+from gaudi3_rt.numerics.convert._read_back import changed
 from gaudi3_rt.numerics.convert._records import ALGORITHMS, OptimizerState, Request, Values, class_of
 from gaudi3_rt.numerics.convert._shards import Sharding, join, split
 
@@ -148,7 +149,7 @@ def convert_state(
         allow_lossy=allow_lossy,
         steps=steps,
     )
-    ranks = [state_dict] if isinstance(state_dict, Mapping) else list(state_dict)
+    ranks: list[Any] = list(state_dict) if isinstance(state_dict, list | tuple) else [state_dict]
     plans, certificate = plan(ranks, options)
     return Conversion(tuple(filled(one, lambda values: values.make()) for one in plans), certificate)
 
@@ -201,12 +202,14 @@ def plan(ranks: Sequence[Mapping[str, Any]], options: Options) -> tuple[list[dic
     there = replace(again, optimizer="AdamW") if becomes_decoupled else again
     sides = Side(layout, original, again), Side(target, written.state_dict, there)
     measured = measure(state, *sides, options.steps)
+    names = {param.key: param.name for param in layout.read(original, again).params()}
+    differences = changed(state, names, target, written.state_dict, there)
     notes += state.notes + written.notes
     shards = [written]
     if options.shards is not None:
         shards = [target.write(one, towards) for one in split(state, options.shards, options.sharding)]
         notes += (f"cut into {options.shards} shards after it was measured",)
-    certificate = _certificate((name, evidence), options, sides, state, measured, lost, notes)
+    certificate = _certificate((name, evidence), options, sides, state, measured, differences, lost, notes)
     return [shard.state_dict for shard in shards], certificate
 
 
@@ -222,6 +225,7 @@ def _certificate(
     sides: tuple[Side, Side],
     state: OptimizerState,
     measured: Measured,
+    differences: tuple[str, ...],
     lost: tuple[str, ...],
     notes: tuple[str, ...],
 ) -> Certificate:
@@ -239,6 +243,7 @@ def _certificate(
         source_ran=ran[0],
         target_ran=ran[1],
         steps=options.steps,
+        changed=differences,
         differs=differs,
         lost=lost,
         notes=notes,

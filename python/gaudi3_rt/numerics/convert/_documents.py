@@ -59,6 +59,8 @@ def _place(document: Any, key: str) -> tuple[Any, ...] | None:
             step: Any = int(part)
         elif isinstance(document, Mapping) and part in document:
             step = part
+        elif isinstance(document, Mapping) and part.isdigit() and int(part) in document:
+            step = int(part)
         else:
             return None
         document = document[step]

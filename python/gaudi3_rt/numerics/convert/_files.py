@@ -188,10 +188,20 @@ def _storage_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+        cause = _cause(error)
+        if not isinstance(cause, Exception):
+            raise cause from None
+        full = isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}
         kind = InsufficientStorageError if full else CheckpointError
-        message = f"{folder} {'is full' if full else 'cannot be written to'}: {one_line(error)}; nothing was replaced"
+        message = f"{folder} {'is full' if full else 'cannot be written to'}: {one_line(cause)}; nothing was replaced"
         raise kind(message) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What ended a write: torch closes its archive after that, which fails again and says nothing of it."""
+    while isinstance(error, RuntimeError) and error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _targets(target: Path, shards: int | None) -> tuple[Path, ...]:

@@ -89,6 +89,15 @@ def check_form(state_dict: Any) -> None:
             "dict of dicts"
         )
         raise DataValidationError(message)
+    for number, group in enumerate(groups):
+        names = group.get("param_names") or group["params"]
+        if not isinstance(names, Sequence) or len(names) != len(group["params"]):
+            message = f"group {number} has {len(group['params'])} params, and param_names that are not as many"
+            raise DataValidationError(message)
+    keys = [key for group in groups for key in group["params"]]
+    if any(not isinstance(key, int | str) for key in keys) or len(set(keys)) != len(keys):
+        message = "params of param_groups must be numbers or names, each once in all groups together"
+        raise DataValidationError(message)
 
 
 def recognise(state_dict: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:

@@ -25,9 +25,12 @@ _SIZE = 0.02
 _MOVES = 16
 """They are no larger than this many of their first updates, so that a rounding of theirs is small beside an update."""
 
-_ROUNDING = 4 * _MOVES
-"""Of the distance of two numbers: a relative update error up to this is called rounding. One rounding of a parameter is
-at most ``_MOVES`` of it, and both sides have one in each update."""
+ROUNDING = 4 * _MOVES * torch.finfo(torch.float32).eps
+"""A relative update error up to this is called rounding. One rounding of a parameter is at most ``_MOVES`` distances of
+two numbers, and both sides have one in each update."""
+
+_LR = 1e-3
+"""Taken on both sides for a learning rate of 0, with which no update would show anything."""
 
 _QUIET = 1e-3
 """Of gradients where the state says nothing of their size."""
@@ -42,7 +45,7 @@ class Measured:
     state_equal: bool
     ulp: Mapping[str, float]
     update_error: Mapping[int, float]
-    rounding: float = 0.0
+    rounding: float = ROUNDING
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,9 @@ def measure(state: OptimizerState, source: Side, target: Side, steps: int) -> Me
     starts, gradients = {}, {}
     for _, param in chosen:
         size = _gradient_size(state, param, rows[param.key])
-        dtype = _param_dtype(param)
         shape = _cut(param.shape or (), rows[param.key])
-        starts[param.key] = (_SIZE * (2 * torch.rand(shape, generator=generator) - 1)).to(dtype)
-        gradients[param.key] = [(size * torch.randn(shape, generator=generator)).to(dtype) for _ in range(steps)]
+        starts[param.key] = _SIZE * (2 * torch.rand(shape, generator=generator) - 1)
+        gradients[param.key] = [size * torch.randn(shape, generator=generator) for _ in range(steps)]
     to_target = {param.key: position for position, param in chosen}
     from_source = _keys_in_order(source.state_dict, to_target.keys())
     from_target = _keys_in_order(target.state_dict, to_target.values())
@@ -99,10 +101,12 @@ def measure(state: OptimizerState, source: Side, target: Side, steps: int) -> Me
     for key, start in starts.items():
         move = float((pilot.params[key].double() - start.double()).square().mean().sqrt()) if start.numel() else 0.0
         if move:
-            starts[key] = (start.double() * min(1.0, _MOVES * move / _SIZE)).to(start.dtype)
+            starts[key] = start * min(1.0, _MOVES * move / _SIZE)
     from_back = [back[position] for position in from_target]
     ways: dict[tuple[Any, str], _Way] = {}
     errors: dict[int, float] = {}
+    moved = dict.fromkeys(starts, 0.0)
+    before: Mapping[Any, Tensor] = starts
     state_equal = True
     both = zip(
         _run(source, source_rows, from_source, starts, gradients, steps),
@@ -113,18 +117,19 @@ def measure(state: OptimizerState, source: Side, target: Side, steps: int) -> Me
         for key, name in itertools.product(starts, ("parameter", *MOMENTS[state.algorithm])):
             mine, theirs = one.values(key, name), two.values(key, name)
             if mine is not None and theirs is not None:
-                ways.setdefault((key, name), _Way(mine.dtype)).add(mine, theirs)
+                ways.setdefault((key, name), _Way()).add(mine, theirs)
         if count == 0:
             state_equal = _equal(one, two, starts)
+        moved = {key: moved[key] + _distance(one.params[key], before[key]) for key in starts}
+        before = one.params
         if count in {1, steps}:
-            errors[count] = max(_update_error(one.params[key], two.params[key], starts[key]) for key in starts)
+            errors[count] = max(_ratio(_distance(one.params[key], two.params[key]), moved[key]) for key in starts)
     names = dict.fromkeys(name for _, name in ways)
     return Measured(
         *counts,
         state_equal=state_equal,
         ulp={name: max(way.ulps() for (_, of), way in ways.items() if of == name) for name in names},
         update_error=errors,
-        rounding=_ROUNDING * max(torch.finfo(start.dtype).eps for start in starts.values()),
     )
 
 
@@ -155,19 +160,21 @@ def _cut(shape: tuple[int, ...], rows: int | None) -> tuple[int, ...]:
     return shape if rows is None else (rows, *shape[1:])
 
 
-def _param_dtype(param: Parameter) -> torch.dtype:
-    dtype = next(iter(param.moments.values())).dtype
-    return dtype if dtype.itemsize > 1 else torch.float32
-
-
 def _gradient_size(state: OptimizerState, param: Parameter, rows: int | None) -> Tensor:
     """What gradients must have been for the moments to be what they are; 1e-3 where nothing tells."""
+    # Copied, so that a moment that was made for this is forgotten before the next is made.
     moments = {
-        name: values.make().detach()[slice(rows) if values.shape else ...] for name, values in param.moments.items()
+        name: values.make().detach()[slice(rows) if values.shape else ...].to("cpu", copy=True)
+        for name, values in param.moments.items()
     }
     if not all(bool(moment.isfinite().all()) for moment in moments.values()):
         message = f"moments of {param} are not finite; an optimizer that goes on from them makes its parameters NaN"
         raise DataValidationError(message, suggestions=("Convert an earlier checkpoint",))
+    if state.algorithm == "adam" and not param.step and any(bool(moment.any()) for moment in moments.values()):
+        message = f"{param} has moments that are not 0 and a count of 0 updates; its bias correction would start again"
+        raise DataValidationError(
+            message, suggestions=("Give source=, or step=, the number of updates that were made",)
+        )
     name = next(name for name in ("exp_avg_sq", "sum", "exp_avg", "momentum_buffer") if name in moments)
     values = moments[name].double()
     if name == "exp_avg_sq" and state.algorithm == "adam":
@@ -200,6 +207,7 @@ def _run(
     for count in range(steps + 1):
         if count:
             step = [gradients[name][count - 1] for name in names]
+            state_dict = {**state_dict, "state": _float32(state_dict["state"])} if count == 1 else state_dict
             state_dict = side.layout.continued(state_dict, params, [step], optimizer)
         read = side.layout.read(state_dict, after if count else side.request).params()
         yield _State(
@@ -239,8 +247,18 @@ def _subset(state_dict: Mapping[str, Any], rows: Mapping[Any, int | None]) -> di
                     for key, value in group.items()
                 }
             )
+            if groups[-1]["lr"] == 0:
+                groups[-1]["lr"] = groups[-1]["lr"] + _LR
     state = {key: _first_rows(state_dict["state"][key], count) for key, count in rows.items()}
     return {"state": state, "param_groups": groups}
+
+
+def _float32(value: Any) -> Any:
+    """With moments of other dtypes in float32, so that what differs is not how each library rounds them."""
+    if isinstance(value, Mapping):
+        return {key: _float32(item) for key, item in value.items()}
+    plain = type(value) is Tensor and value.dtype in {torch.bfloat16, torch.float16, torch.float64}
+    return value.float() if plain else value
 
 
 def _first_rows(entry: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
@@ -259,9 +277,9 @@ def _first_rows(entry: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
         tensor = value.make() if isinstance(value, Values) else value
         along_rows = key.endswith("_scales") and tensor.dim() == len(shape) + 1 and len(shape) > 1
         if tuple(tensor.shape) == tuple(shape) or along_rows:
-            return tensor[:rows].detach().clone()
+            return _own(tensor[:rows])
         by_block = key.startswith("absmax") or key.endswith("_scales")
-        return tensor[: -(-elements // BLOCK) if by_block else None].detach().clone() if tensor.dim() else _own(tensor)
+        return _own(tensor[: -(-elements // BLOCK) if by_block else None] if tensor.dim() else tensor)
 
     return {key: cut(key, value) for key, value in entry.items()}
 
@@ -276,10 +294,10 @@ def _leaves(entry: Mapping[str, Any]) -> Iterator[Any]:
 
 def _own(value: Any) -> Any:
     if isinstance(value, Values):
-        return value.make().detach().clone()
+        return _own(value.make())
     if isinstance(value, Mapping):
         return {key: _own(item) for key, item in value.items()}
-    return value.detach().clone() if type(value) is Tensor else value
+    return value.detach().to("cpu", copy=True) if type(value) is Tensor else value
 
 
 # Comparing
@@ -296,17 +314,18 @@ def _equal(one: _State, two: _State, keys: Iterable[Any]) -> bool:
     return True
 
 
-def _update_error(one: Tensor, two: Tensor, start: Tensor) -> float:
-    moved = one.double() - start.double()
-    error, norm = float((one.double() - two.double()).norm()), float(moved.norm())
-    return error / norm if norm else (math.inf if error else 0.0)
+def _distance(one: Tensor, two: Tensor) -> float:
+    return float((one.double() - two.double()).norm())
+
+
+def _ratio(error: float, way: float) -> float:
+    return error / way if way else (math.inf if error else 0.0)
 
 
 class _Way:
-    """How far two tensors are apart, in units in the last place of the largest magnitude that each element had."""
+    """How far two tensors are apart, in units in the last place, float32, of the largest magnitude of each element."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+    def __init__(self) -> None:
         self._largest: Tensor | None = None
         self._difference = torch.zeros(())
 
@@ -320,7 +339,7 @@ class _Way:
         """The largest difference after the last update."""
         if self._largest is None or not self._largest.numel():
             return 0.0
-        info = torch.finfo(self._dtype)
+        info = torch.finfo(torch.float32)
         _, exponent = torch.frexp(self._largest.clamp(min=info.tiny))
         unit = torch.ldexp(torch.full_like(self._largest, info.eps), exponent - 1)
         return float((self._difference / unit).max())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gaudi3_rt.errors import DataValidationError, ParameterValidationError
@@ -36,6 +38,13 @@ def plain_moment(name: str, entry: Entry, where: str) -> Values | None:
     value = entry.get(name)
     if value is None or isinstance(value, Values):
         return value
+    if isinstance(value, Tensor) and (
+        hasattr(value, "full_tensor") or value.layout is not torch.strided or value.is_meta
+    ):
+        kind = "a DTensor" if hasattr(value, "full_tensor") else f"a tensor of {value.layout} on {value.device.type}"
+        advice = "Give what each rank has of it, value.to_local(), as a list of states, or value.full_tensor()"
+        message = f"{name} of {where} is {kind}; needed is a plain tensor"
+        raise DataValidationError(message, suggestions=(advice,) if kind == "a DTensor" else ())
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.element_size() == 1:
         seen = f"of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         message = f"{name} of {where} is {seen}; needed is a floating-point tensor of 16 bits or more"
@@ -92,7 +101,7 @@ def _parameter(
         values = moment(theirs, entry, str(own))
         if values is not None:
             moments[ours] = values
-        elif ours != OPTIONAL_MOMENT and algorithm != "sgd":
+        elif of[0].get("amsgrad") if ours == OPTIONAL_MOMENT else algorithm != "sgd":
             message = f"{own} has no {theirs}; its state has the keys {sorted(map(str, entry))}"
             raise DataValidationError(message)
     shapes = {values.shape for values in moments.values()}
@@ -137,9 +146,27 @@ def _options(
     if missing:
         message = f"{scheme.library}: a group has no {missing}; its keys are {sorted(map(str, group))}"
         raise DataValidationError(message)
+    _check_values(options)
     if algorithm == "adam":
         options["decoupled_weight_decay"] = _decoupled(scheme, options, request, notes)
     return options
+
+
+def _check_values(options: Mapping[str, Any]) -> None:
+    betas = options.get("betas", ())
+    numbers = {key: options[key] for key in ("lr", "eps", "weight_decay", "momentum", "dampening") if key in options}
+    wrong = [f"{key} is {value!r}" for key, value in numbers.items() if not _is_number(value)]
+    pair = isinstance(betas, Sequence) and (not betas or len(betas) > 1)
+    if not pair or any(not _is_number(beta) or not 0 <= beta < 1 for beta in betas):
+        wrong.append(f"betas is {betas!r}")
+    if wrong:
+        message = f"{', '.join(wrong)}; needed are finite numbers, and two of at least 0 and less than 1 for betas"
+        raise DataValidationError(message)
+
+
+def _is_number(value: Any) -> bool:
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    return isinstance(plain, int | float) and math.isfinite(plain)
 
 
 def _decoupled(scheme: Scheme, options: Mapping[str, Any], request: Request, notes: list[str]) -> bool:

@@ -40,16 +40,22 @@ _TELLING = {"amsgrad", "nesterov", "lr_decay"}
 """One of these is in the groups of each class that is converted, and in no group of RAdam, NAdam, RMSprop, ...."""
 
 
+_OLDER = ({"amsgrad", "betas"}, {"dampening", "nesterov"}, {"lr_decay", "initial_accumulator_value"})
+"""Of groups before release 1.12, and of the vendor's SGD."""
+
+
 def recognise(state_dict: Mapping[str, Any]) -> tuple[str, ...]:
     """What shows that it is of this layout; nothing if it is not."""
     group_keys, state_keys = keys_of(state_dict)
     of_torch = group_keys & {"maximize", "foreach", "differentiable"}
-    older = {"amsgrad", "betas"} <= group_keys and not any(
+    older = any(keys <= group_keys for keys in _OLDER) and not any(
         isinstance(group.get("lr"), Tensor) for group in state_dict["param_groups"]
     )
     known = {name for names in SCHEME.moments.values() for name in names} | {"step"}
     if not group_keys & _TELLING or not (of_torch or older) or "bias_correction" in group_keys:
         return ()
+    if any("step" in group or "step_t" in group for group in state_dict["param_groups"]):
+        return ()  # of a library that counts there; what parameters count is stale
     if state_keys - known or (state_keys and "nesterov" not in group_keys and "step" not in state_keys):
         return ()
     said = f"groups have {', '.join(sorted(group_keys & _TELLING | of_torch))}"

@@ -39,7 +39,7 @@ class Codes(torch.Tensor):
     """What a file has of such a tensor where torchao is not installed: its attributes, and nothing that it could do."""
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]  # torch declares no types
         """Refuses: only torchao computes with it."""
         message = f"{func} of a moment in codes of torchao"
         raise NotImplementedError(message)
@@ -77,7 +77,7 @@ def _moment(name: str, entry: Entry, where: str) -> Values | None:
 def _decode(value: Any) -> Tensor:
     codes, scales = value.codes, value.scale
     if codes.dtype is not torch.uint8:
-        values: Tensor = codes.float().view(scales.numel(), -1) * scales.view(-1, 1)
+        values: Tensor = codes.to(torch.float32, copy=True).view(scales.numel(), -1).mul_(scales.view(-1, 1))
     else:
         if value.qmap.numel() == 2**_BITS:
             codes = torch.stack([codes >> _BITS, codes & (2**_BITS - 1)], dim=-1).flatten()
