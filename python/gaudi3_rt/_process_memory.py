@@ -67,8 +67,34 @@ def memory_limit(pid: int | None = None, *, proc: Path = PROC, cgroup: Path = CG
         cgroup: where the cgroups are mounted.
     """
     pid = os.getpid() if pid is None else pid
-    limits = [psutil.virtual_memory().total, *_cgroup_limits(pid, proc, cgroup), *_address_space(pid)]
-    return min(limits)
+    groups = (limit for limit, _ in _limited_groups(pid, proc, cgroup))
+    return min([psutil.virtual_memory().total, *groups, *_address_space(pid)])
+
+
+def group_memory(pid: int | None = None, *, proc: Path = PROC, cgroup: Path = CGROUP) -> tuple[int, int] | None:
+    """What the cgroup with the least limit around a process uses, and that limit; None if no group has one. In bytes.
+
+    What it uses is its working set, as Kubernetes counts it: without cached files that nobody has touched lately.
+
+    Args:
+        pid: which process; by default this one.
+        proc: where ``/proc`` is.
+        cgroup: where the cgroups are mounted.
+    """
+    limited = sorted(_limited_groups(os.getpid() if pid is None else pid, proc, cgroup), key=lambda one: one[0])
+    for limit, folder in limited:
+        for current, inactive in (
+            ("memory.current", "inactive_file"),
+            ("memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            try:
+                used = int((folder / current).read_text())
+                lines = (folder / "memory.stat").read_text().splitlines()
+            except (OSError, ValueError):
+                continue
+            idle = next((int(line.split()[1]) for line in lines if line.startswith(f"{inactive} ")), 0)
+            return max(used - idle, 0), limit
+    return None
 
 
 class _Peak:
@@ -112,8 +138,8 @@ def _high_water_mark(pid: int) -> int | None:
     return highest if sys.platform == "darwin" else highest * 1024  # getrusage(2): kilobytes; bytes on macOS
 
 
-def _cgroup_limits(pid: int, proc: Path, cgroup: Path) -> Iterator[int]:
-    """Limits of the groups that a process is in, of version 1 and 2, and of all groups around them."""
+def _limited_groups(pid: int, proc: Path, cgroup: Path) -> Iterator[tuple[int, Path]]:
+    """Limits and folders of the groups that a process is in, of version 1 and 2, and of all groups around them."""
     try:
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()
     except OSError:
@@ -129,8 +155,11 @@ def _cgroup_limits(pid: int, proc: Path, cgroup: Path) -> Iterator[int]:
             yield from _limits_upwards(cgroup / "memory", path, "memory.limit_in_bytes")
 
 
-def _limits_upwards(root: Path, path: str, name: str) -> Iterator[int]:
-    """Limits from a group up to the root. In a container the path may be the host's; then only the root is there."""
+def _limits_upwards(root: Path, path: str, name: str) -> Iterator[tuple[int, Path]]:
+    """Those with a limit, from a group up to the root.
+
+    In a container the path may be the host's; then only the root is there.
+    """
     group = root / path.lstrip("/")
     for folder in (group, *group.parents):
         try:
@@ -138,7 +167,7 @@ def _limits_upwards(root: Path, path: str, name: str) -> Iterator[int]:
         except OSError:
             text = "max"
         if text.isdigit() and int(text) < _V1_UNLIMITED:
-            yield int(text)
+            yield int(text), folder
         if folder == root:
             return
 

@@ -57,6 +57,8 @@ class Telemetry:
         ecc_corrected: corrected memory errors since the driver was loaded.
         ecc_uncorrected: errors that could not be corrected.
         energy_joules: since the driver was loaded.
+        clock_hertz: of the chip (its SoC clock), now.
+        status: as the driver has it, in lower case: ``operational``, or what is wrong, such as ``in reset``.
         simulated: the readings come from the software HPU.
     """
 
@@ -68,6 +70,8 @@ class Telemetry:
     ecc_corrected: int | None = None
     ecc_uncorrected: int | None = None
     energy_joules: float | None = None
+    clock_hertz: float | None = None
+    status: str | None = None
     simulated: bool = False
 
 
@@ -90,6 +94,11 @@ class Device(Protocol):
     @property
     def torch_device(self) -> str:
         """Where torch puts tensors for it: ``cpu`` or ``hpu``; one process has one HPU, so there is no number."""
+        ...
+
+    @property
+    def acquired(self) -> bool:
+        """Whether this process has it now; nothing is imported or opened to find out."""
         ...
 
     def open(self) -> None:

@@ -1,10 +1,17 @@
-"""Which providers of devices are open beside the machine's own: the seam between ``testing`` and ``device``."""
+"""Which devices there are and which this process has: the seam between services that open devices and those that look.
+
+A service that only looks knows names; the service ``device`` is imported when somebody asks for the machine's own.
+"""
 
 from __future__ import annotations
 
-from gaudi3_rt._protocols import Provider
+import importlib
+from collections.abc import Sequence
+
+from gaudi3_rt._protocols import Device, Provider
 
 _open: dict[str, Provider] = {}
+_acquired: dict[str, Device] = {}
 
 
 def register(provider: Provider) -> None:
@@ -27,3 +34,29 @@ def unregister(provider: Provider) -> None:
 def find(kind: str) -> Provider | None:
     """The open provider of a kind."""
     return _open.get(kind)
+
+
+def all_devices() -> Sequence[Device]:
+    """All that this process may use, not acquired."""
+    found: Sequence[Device] = importlib.import_module("gaudi3_rt.device").devices()
+    return found
+
+
+def note_acquired(device: Device) -> None:
+    """This process has it from now on."""
+    _acquired[device.name] = device
+
+
+def note_released(device: Device) -> None:
+    """This process has it no longer."""
+    _acquired.pop(device.name, None)
+
+
+def acquired(name: str) -> Device | None:
+    """A device that this process has; None if it has not."""
+    return _acquired.get(name)
+
+
+def all_acquired() -> list[Device]:
+    """The devices that this process has."""
+    return list(_acquired.values())

@@ -86,6 +86,7 @@ int hlml_device_get_total_energy_consumption(handle board, unsigned long long *m
   *millijoules = 5000000000500ull;
   return 0;
 }
+int hlml_device_get_clock_info(handle board, unsigned clock, unsigned *megahertz) { CHECK; *megahertz = (number_of(board) ? 1600 : 450) + 7 * clock; return 0; }
 int hlml_device_get_total_ecc_errors(handle board, int error, int counter, long long *count) {
   CHECK;
   *count = number_of(board) ? 100 + 10 * error + counter : 0;

@@ -16,12 +16,12 @@ MIB = 2**20
 HEADER = (
     "module_id, index, name, serial, uuid, bus_id, driver_version, temperature.aip [C], utilization.aip [%], "
     "memory.total [MiB], memory.used [MiB], power.draw [W], ecc.errors.corrected.volatile.total, "
-    "ecc.errors.uncorrected.volatile.total"
+    "ecc.errors.uncorrected.volatile.total, clocks.current.soc [MHz]"
 )
 TABLE = f"""\
 {HEADER}
-3, 0, HL-325L, AN1, 01P4-A, 0000:33:00.0, 1.22.1-97ec1a4, 36 C, 0 %, 131072 MiB, 672 MiB, 226 W, 4, 1
-1, 1, HL-325L, AN2, 01P4-B, 0000:b3:00.0, 1.22.1-97ec1a4, N/A, N/A, 131072 MiB, N/A, N/A, N/A, N/A
+3, 0, HL-325L, AN1, 01P4-A, 0000:33:00.0, 1.22.1-97ec1a4, 36 C, 0 %, 131072 MiB, 672 MiB, 226 W, 4, 1, 1600 MHz
+1, 1, HL-325L, AN2, 01P4-B, 0000:b3:00.0, 1.22.1-97ec1a4, N/A, N/A, 131072 MiB, N/A, N/A, N/A, N/A, N/A
 """
 
 
@@ -57,6 +57,7 @@ def test_table(hl_smi, host):
         memory_total_bytes=131072 * MIB,
         ecc_corrected=4,
         ecc_uncorrected=1,
+        clock_hertz=1.6e9,
     )
     assert second.telemetry() == device.Telemetry(memory_total_bytes=131072 * MIB)
     properties = second.properties()

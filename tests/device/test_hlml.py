@@ -98,7 +98,7 @@ def test_properties(hpus):
 
 
 def test_telemetry(hpus):
-    """Milliwatts, millijoules and percent become watts, joules and a ratio; counts are since the driver was loaded."""
+    """Milliwatts, millijoules, megahertz and percent become base units; counts are since the driver was loaded."""
     assert [one.telemetry() for one in hpus] == [
         device.Telemetry(
             temperature_celsius=36.0,
@@ -109,6 +109,7 @@ def test_telemetry(hpus):
             ecc_corrected=100,
             ecc_uncorrected=110,
             energy_joules=5000000000.5,
+            clock_hertz=1.6e9,
         ),
         device.Telemetry(
             temperature_celsius=36.0,
@@ -119,6 +120,7 @@ def test_telemetry(hpus):
             ecc_corrected=0,
             ecc_uncorrected=0,
             energy_joules=5000000000.5,
+            clock_hertz=4.5e8,
         ),
     ]
 
@@ -133,13 +135,14 @@ def test_telemetry(hpus):
         ("hlml_device_get_memory_info", {"memory_used_bytes", "memory_total_bytes"}),
         ("hlml_device_get_total_ecc_errors", {"ecc_corrected", "ecc_uncorrected"}),
         ("hlml_device_get_total_energy_consumption", {"energy_joules"}),
+        ("hlml_device_get_clock_info", {"clock_hertz"}),
     ],
 )
 def test_a_sensor_that_is_not_there(hlml, state, function, fields, code):
-    """Only what it measures is None."""
+    """Only what it measures is None, and the status, which the library does not tell."""
     state.write_text(f"{function} {code}\n")
     reading = hlml.telemetry(2)
-    assert {name for name, value in vars(reading).items() if value is None} == fields
+    assert {name for name, value in vars(reading).items() if value is None} == fields | {"status"}
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,64 @@ class Stepped(Event):
 """
 
 
+def test_what_lingers_waits_for_others_and_keeps_its_order():
+    """Many records wake the thread once; nothing is lost, and who asks does not wait for it."""
+    seen, wakes = [], []
+    with subscribe(lambda event: seen.append(event.step), Stepped, capacity=1000, linger=LONG) as subscription:
+        notify = subscription._changed.notify_all
+        subscription._changed.notify_all = lambda: wakes.append(len(seen)) or notify()
+        for i in range(400):
+            emit(Stepped, step=i)
+        assert len(wakes) <= 1
+        assert seen == []
+        assert subscription.flush(LONG)
+        assert seen == list(range(400))
+        emit(Stepped, step=400)
+        assert subscription.flush(LONG)
+        emit(Stepped, step=401)
+    assert seen == list(range(402))
+
+
+def test_half_a_queue_ends_the_wait():
+    """Before records are lost."""
+    seen, all_of_them = [], threading.Event()
+
+    def hook(event):
+        seen.append(event.step)
+        if len(seen) == 5:
+            all_of_them.set()
+
+    with subscribe(hook, Stepped, capacity=10, linger=LONG) as subscription:
+        for i in range(5):
+            emit(Stepped, step=i)
+        assert all_of_them.wait(LONG / 2)
+        assert subscription.dropped == 0
+
+
+def test_the_wait_ends_by_itself():
+    """A record that comes alone."""
+    came = threading.Event()
+    with subscribe(lambda _: came.set(), Stepped, linger=0.001):
+        emit(Stepped, step=1)
+        assert came.wait(LONG)
+
+
+@pytest.mark.parametrize("linger", [-1.0, float("nan"), float("inf")])
+def test_a_wait_is_a_number_of_seconds(linger):
+    """From 0 on."""
+    with pytest.raises(ParameterValidationError, match=r"linger .* has to be a number of seconds, 0 or more"):
+        subscribe(print, linger=linger)
+
+
+def test_dropped_records_of_all_subscriptions_are_counted():
+    """Those of closed ones, too."""
+    before = events.dropped()
+    with subscribe(lambda _: None, Stepped, capacity=2) as subscription, subscription._changed:
+        for i in range(7):
+            emit(Stepped, step=i)
+    assert (subscription.dropped, events.dropped() - before) == (5, 5)
+
+
 def test_a_forked_child_delivers():
     """With a thread of its own, also if the parent's was in the middle of something; what waited stays the parent's."""
     out, _ = run(

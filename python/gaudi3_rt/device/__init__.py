@@ -7,6 +7,7 @@ from gaudi3_rt._protocols import Device, DeviceProperties, MemoryStats, Telemetr
 from gaudi3_rt.device._acquire import acquire
 from gaudi3_rt.device._environment import VARIABLES, Variable, check_environment
 from gaudi3_rt.device._findings import Finding
+from gaudi3_rt.device._sampler import DeviceSampler
 from gaudi3_rt.device._select import devices
 from gaudi3_rt.device._spec import DeviceSpec, parse_spec
 from gaudi3_rt.device._versions import Versions, mismatches, versions
@@ -15,6 +16,7 @@ __all__ = [
     "VARIABLES",
     "Device",
     "DeviceProperties",
+    "DeviceSampler",
     "DeviceSpec",
     "Finding",
     "MemoryStats",

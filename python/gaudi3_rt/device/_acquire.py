@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import random as _random
 
-from gaudi3_rt import events
+from gaudi3_rt import _providers, events
 from gaudi3_rt._protocols import Clock, Device
 from gaudi3_rt.device import _machine
 from gaudi3_rt.device._hpu import HpuDevice
@@ -60,9 +60,11 @@ def acquire(
         raise ParameterValidationError(msg)
     candidates = Machine(root, environment).candidates(parse_spec(spec))
     device = _open_one(candidates, _Limits(attempts, timeout, clock, random, Path(root)), str(spec))
+    _providers.note_acquired(device)
     try:
         yield device
     finally:
+        _providers.note_released(device)
         device.close()
         events.emit(events.DeviceReleased, device=device.name, simulated=device.simulated)
 

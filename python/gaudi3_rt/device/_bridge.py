@@ -60,6 +60,11 @@ def is_installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
+def is_loaded() -> bool:
+    """Whether something in this process has imported the bridge, or the software HPU's stand-in."""
+    return f"{PACKAGE}.torch.hpu" in sys.modules
+
+
 def _is_lazy() -> bool:
     """As the bridge sees it; True where it does not say, as its ``mark_step`` does nothing in eager mode."""
     with contextlib.suppress(ImportError, AttributeError):

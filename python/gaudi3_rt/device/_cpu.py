@@ -6,6 +6,7 @@ import platform
 
 import psutil
 
+from gaudi3_rt._cpu_times import CpuUtilization
 from gaudi3_rt._process_memory import process_memory_stats, reset_peak
 from gaudi3_rt._protocols import DeviceProperties, MemoryStats, Telemetry
 
@@ -18,6 +19,10 @@ class CpuDevice:
     name = "cpu"
     simulated = False
     torch_device = "cpu"
+    acquired = True
+
+    def __init__(self) -> None:
+        self._utilization = CpuUtilization()
 
     def __repr__(self) -> str:
         return "<CpuDevice cpu>"
@@ -41,10 +46,13 @@ class CpuDevice:
         reset_peak()
 
     def telemetry(self) -> Telemetry:
-        """Memory of the machine and utilization of all its processors since the last call; never raises."""
+        """Memory of the machine and utilization of all its processors since the last call; never raises.
+
+        The utilization is None as long as hardly any time has passed.
+        """
         memory = psutil.virtual_memory()
         return Telemetry(
-            utilization_ratio=psutil.cpu_percent(interval=None) / 100,
+            utilization_ratio=self._utilization.read(),
             memory_used_bytes=memory.total - memory.available,
             memory_total_bytes=memory.total,
         )

@@ -36,8 +36,9 @@ FIELDS = (
     "power.draw",
     "ecc.errors.corrected.volatile.total",
     "ecc.errors.uncorrected.volatile.total",
+    "clocks.current.soc",
 )
-_SCALES = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "mw": 1e-3, "%": 1e-2, "w": 1, "c": 1, "": 1}
+_SCALES = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "mw": 1e-3, "%": 1e-2, "w": 1, "c": 1, "mhz": 1e6, "": 1}
 _HEADER = re.compile(r"([a-z_.-]+)\s*(?:\[([^\]]*)\])?", re.IGNORECASE)
 _VALUE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 
@@ -93,6 +94,7 @@ class HlSmi:
             memory_total_bytes=row.whole("memory.total"),
             ecc_corrected=row.whole("ecc.errors.corrected.volatile.total"),
             ecc_uncorrected=row.whole("ecc.errors.uncorrected.volatile.total"),
+            clock_hertz=row.number("clocks.current.soc"),
         )
 
     def close(self) -> None:
@@ -170,7 +172,7 @@ class Row:
         return None if value.lower() in {"", "n/a", "na", "[n/a]", "[not supported]", "unknown"} else value
 
     def number(self, field: str) -> float | None:
-        """In the base unit: bytes, watts, degrees Celsius, 0 to 1; the unit is the value's own or the header's."""
+        """In the base unit: bytes, watts, Celsius, hertz, 0 to 1; the unit is the value's own or the header's."""
         match = _VALUE.fullmatch(self.text(field) or "")
         if match is None:
             return None

@@ -30,7 +30,7 @@ CODES = {
 }
 """What HLML's return codes mean (pyhlml, ``pyhlml_types_generated.py``)."""
 
-ON_CHIP, CORRECTED, UNCORRECTED, SINCE_DRIVER_LOAD = 0, 0, 1, 0
+ON_CHIP, CORRECTED, UNCORRECTED, SINCE_DRIVER_LOAD, SOC_CLOCK = 0, 0, 1, 0, 0
 
 
 class Hlml:
@@ -71,6 +71,7 @@ class Hlml:
             celsius = self._try("hlmlDeviceGetTemperature", handle, ON_CHIP)
             milliwatts = self._try("hlmlDeviceGetPowerUsage", handle)
             millijoules = self._try("hlmlDeviceGetTotalEnergyConsumption", handle)
+            megahertz = self._try("hlmlDeviceGetClockInfo", handle, SOC_CLOCK)
             return Telemetry(
                 temperature_celsius=None if celsius is None else float(celsius),
                 power_watts=None if milliwatts is None else milliwatts / 1000,
@@ -80,6 +81,7 @@ class Hlml:
                 ecc_corrected=self._try("hlmlDeviceGetTotalECCErrors", handle, CORRECTED, SINCE_DRIVER_LOAD),
                 ecc_uncorrected=self._try("hlmlDeviceGetTotalECCErrors", handle, UNCORRECTED, SINCE_DRIVER_LOAD),
                 energy_joules=None if millijoules is None else millijoules / 1000,
+                clock_hertz=None if megahertz is None else megahertz * 1e6,
             )
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class HpuDevice:
         self._environment = environment
         self._root = root
         self._loaded: _bridge.Bridge | None = None
+        self._is_own = False
         self._sensors = _Sensors(hl_smi)
 
     def __repr__(self) -> str:
@@ -57,6 +59,13 @@ class HpuDevice:
     def node(self) -> str | None:
         """Path of its device node; None as long as any would do."""
         return None if self.module is None else self.module.node
+
+    @property
+    def acquired(self) -> bool:
+        """Whether this process has it, acquired by whom ever; False where it has one and cannot tell which."""
+        if not _bridge.is_loaded() or not self._load().hpu.is_initialized():
+            return False
+        return self.module is None or self._is_own or self.module == self._own()
 
     def open(self) -> None:
         """Acquires it. The bridge keeps it until the process ends.
@@ -79,6 +88,7 @@ class HpuDevice:
                 f"one failed; set {_machine.VISIBLE_MODULES}={wanted.number} to rule that out"
             )
             raise HPUNotAvailableError(msg, f"hpu:{wanted.number}", (self.name,), retryable=False)
+        self._is_own = True
 
     def _acquire(self, hpu: Any) -> None:
         """Any free one, or the one that was asked for; the environment is as before if that fails."""
@@ -106,12 +116,16 @@ class HpuDevice:
 
     def _find_out(self) -> None:
         """Which module was acquired, if that can be told."""
-        everything = _machine.modules(self._root)
-        own = _machine.own_module(everything, self._root)
+        own = self._own()
         pinned = _machine.pinned_module(self._environment)
         if own is None and self.module is None and pinned is not None:
+            everything = _machine.modules(self._root)
             own = next((module for module in everything if module.number == pinned), None)
         self.module = own or self.module
+
+    def _own(self) -> _machine.Module | None:
+        """The HPU of this process, by the node that it has open."""
+        return _machine.own_module(_machine.modules(self._root), self._root)
 
     def close(self) -> None:
         """Shuts HLML down; the bridge has no way to give the device back before the process ends."""
@@ -188,8 +202,14 @@ class HpuDevice:
         )
 
     def telemetry(self) -> Telemetry:
-        """From HLML or hl-smi; needs no acquired device and never raises: what cannot be read is None."""
-        return self._sensors.telemetry(0 if self.module is None else self.module.number, self.name)
+        """From HLML or hl-smi, and its status from the driver's file; needs no acquired device.
+
+        It never raises: what cannot be read is None.
+        """
+        reading = self._sensors.telemetry(0 if self.module is None else self.module.number, self.name)
+        system = None if self.module is None else self.module.system
+        status = _machine.read(system / "status") if system else None
+        return replace(reading, status=status.lower() if status else None)
 
     def _load(self) -> _bridge.Bridge:
         """The bridge, imported now if it was not."""

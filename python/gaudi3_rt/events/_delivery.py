@@ -19,8 +19,21 @@ WORKER_NAME = "gaudi3_rt events"
 Drop = Literal["oldest", "newest"]
 
 _log = logging.getLogger(__name__)
+_all_dropped = 0
+_counting = threading.RLock()  # a signal handler may emit while its thread counts
 # The subscriptions whose hooks led to what is emitted now: none of them gets it, so that no record begets itself.
 _answering: contextvars.ContextVar[tuple[Subscription, ...]] = contextvars.ContextVar("answering", default=())
+
+
+def dropped() -> int:
+    """How many records hooks of this process never got, those of closed subscriptions included."""
+    return _all_dropped
+
+
+def reset_counting() -> None:
+    """In a forked child: the lock may be held by a thread that it does not have."""
+    global _counting  # noqa: PLW0603 (a new lock)
+    _counting = threading.RLock()
 
 
 class Hook(Protocol):
@@ -50,6 +63,7 @@ class Subscription:
         capacity: int,
         drop: Drop,
         max_failures: int,
+        linger: float,
         on_close: Callable[[Subscription], None],
     ) -> None:
         self.hook = hook
@@ -59,6 +73,7 @@ class Subscription:
         self._capacity = capacity
         self._drop = drop
         self._max_failures = max_failures
+        self._linger = linger
         self._failures_in_a_row = 0
         self._on_close = on_close
         self._open = True
@@ -91,6 +106,8 @@ class Subscription:
         """
         with self._changed:
             accepted = self._accepted
+            self._is_wanted = True
+            self._changed.notify_all()
             if self._thread is threading.current_thread():
                 timeout = 0.0
             return self._changed.wait_for(lambda: self._done >= accepted, timeout)
@@ -129,6 +146,7 @@ class Subscription:
         self._changed = threading.Condition(threading.RLock())  # a signal handler may emit while its thread does
         self._queue: deque[tuple[contextvars.Context, Event]] = deque()
         self._accepted = self._done = 0
+        self._is_parked = self._is_wanted = False
         self._thread: threading.Thread | None = None
 
     # The queue
@@ -150,10 +168,10 @@ class Subscription:
         item = (contextvars.copy_context(), event)
         with self._changed:
             if self._thread is None and not self._restart():
-                self.dropped += 1
+                self._count_dropped(1)
                 return
             is_full = len(self._queue) >= self._capacity
-            self.dropped += is_full
+            self._count_dropped(is_full)
             is_first = is_full and self.dropped == 1
             if is_full and self._drop == "oldest":
                 self._queue.popleft()
@@ -161,30 +179,55 @@ class Subscription:
             if not is_full or self._drop == "oldest":
                 self._queue.append(item)
                 self._accepted += 1
-                self._changed.notify_all()
+                if self._is_parked or self._has_enough():  # to wake a thread takes longer than all the rest
+                    self._is_parked = False
+                    self._changed.notify_all()
         if is_first:
             _log.warning("hook %r is slow: %d records wait for it, so some are dropped", self.hook, self._capacity)
 
+    def _has_enough(self) -> bool:
+        return 2 * len(self._queue) >= self._capacity
+
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or not self._open)
-                if not self._queue:
-                    return
-                context, event = self._queue.popleft()
-            context.run(self._call, event)
-            with self._changed:
-                self._done += 1
-                self._changed.notify_all()
+        while self._wait():
+            while item := self._take():
+                context, event = item
+                context.run(self._call, event)
+                with self._changed:
+                    self._done += 1
+                    self._changed.notify_all()
+
+    def _wait(self) -> bool:
+        """Until there is something to deliver, and what lingers has lingered; False if nothing will come any more."""
+        with self._changed:
+            self._is_parked = True
+            self._changed.wait_for(lambda: self._queue or not self._open)
+            self._is_parked = False
+            if self._linger:
+                self._changed.wait_for(lambda: self._is_wanted or not self._open or self._has_enough(), self._linger)
+            self._is_wanted = False
+            return self._open or bool(self._queue)
+
+    def _take(self) -> tuple[contextvars.Context, Event] | None:
+        with self._changed:
+            return self._queue.popleft() if self._queue else None
 
     def _abandon(self) -> int:
         with self._changed:
             left = len(self._queue)
             self._queue.clear()
             self._done += left
-            self.dropped += left
+            self._count_dropped(left)
             self._changed.notify_all()
         return left
+
+    def _count_dropped(self, count: int) -> None:
+        """Of this subscription, and of all."""
+        global _all_dropped  # noqa: PLW0603 (a number of the process)
+        if count:
+            self.dropped += count
+            with _counting:
+                _all_dropped += count
 
     # The call
 

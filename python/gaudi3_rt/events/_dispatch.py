@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import ParamSpec
 
 from gaudi3_rt.errors import ParameterValidationError
-from gaudi3_rt.events._delivery import Drop, Hook, Subscription
+from gaudi3_rt.events._delivery import Drop, Hook, Subscription, reset_counting
 from gaudi3_rt.events._records import Event
 
 EXIT_TIMEOUT = 2.0
@@ -57,6 +57,7 @@ def subscribe(
     capacity: int = 1024,
     drop: Drop = "oldest",
     max_failures: int = 10,
+    linger: float = 0.0,
 ) -> Subscription:
     """Deliver records of these kinds (all, if none is given) to ``hook`` until the subscription is closed.
 
@@ -72,9 +73,12 @@ def subscribe(
         capacity: how many records may wait.
         drop: which record is lost when one more comes, the ``"oldest"`` that waits or the ``"newest"``.
         max_failures: after so many failures in a row the subscription is closed.
+        linger: seconds for which a record may wait for others, so that who emits many wakes a thread for few. What
+            fills half of the queue, ``flush`` and ``close`` end the wait.
 
     Raises:
-        ParameterValidationError: the hook cannot be called, a kind is no class of records, or a number is below 1.
+        ParameterValidationError: the hook cannot be called, a kind is no class of records, or a number is below 1 or,
+            for ``linger``, below 0 or not finite.
     """
     for what, allowed in (
         (f"hook {hook!r} has to be callable", callable(hook)),
@@ -82,6 +86,7 @@ def subscribe(
         (f"capacity {capacity!r} has to be at least 1", capacity >= 1),
         (f"drop {drop!r} has to be 'oldest' or 'newest'", drop in {"oldest", "newest"}),
         (f"max_failures {max_failures!r} has to be at least 1", max_failures >= 1),
+        (f"linger {linger!r} has to be a number of seconds, 0 or more", 0 <= linger < threading.TIMEOUT_MAX),
     ):
         if not allowed:
             raise ParameterValidationError(what)
@@ -93,6 +98,7 @@ def subscribe(
         capacity=capacity,
         drop=drop,
         max_failures=max_failures,
+        linger=linger,
         on_close=_forget,
     )
     _replace(lambda all_of_them: (*all_of_them, subscription))
@@ -138,5 +144,6 @@ def _after_fork() -> None:
     """Locks may be held by threads that this process does not have."""
     global _changing  # noqa: PLW0603 (a new lock)
     _changing = threading.RLock()
+    reset_counting()
     for subscription in _table.subscriptions:
         subscription.reset()

@@ -94,6 +94,11 @@ class SoftwareDevice:
         """``simulated:`` and its number."""
         return f"simulated:{self.index}"
 
+    @property
+    def acquired(self) -> bool:
+        """Whether somebody has opened it."""
+        return self.is_open
+
     def __repr__(self) -> str:
         return f"<SoftwareDevice {self.name}, rank {self.rank}, step {self.steps}>"
 
@@ -281,7 +286,7 @@ class SoftwareDevice:
             if self._timeline.lasting(self.steps, "telemetry unavailable"):
                 return self._no_telemetry("the script says so")
             if self._timeline.lasting(self.steps, "device lost"):
-                return self._no_telemetry("the device is lost")
+                return self._no_telemetry("the device is lost", status="lost")
             self._said_unavailable = False
             said = {
                 kind: fault.value
@@ -297,12 +302,14 @@ class SoftwareDevice:
                 ecc_corrected=self._timeline.count(self.steps, "ecc corrected"),
                 ecc_uncorrected=self._timeline.count(self.steps, "ecc"),
                 energy_joules=round(self._sensors.joules, 3),
+                clock_hertz=self._sensors.hertz,
+                status="operational",
                 simulated=True,
             )
 
-    def _no_telemetry(self, reason: str) -> Telemetry:
-        """Nothing but None; said once."""
+    def _no_telemetry(self, reason: str, status: str | None = None) -> Telemetry:
+        """No readings; said once."""
         if not self._said_unavailable:
             self._said_unavailable = True
             events.emit(events.TelemetryUnavailable, device=self.name, reason=f"simulated: {reason}", simulated=True)
-        return Telemetry(simulated=True)
+        return Telemetry(status=status, simulated=True)

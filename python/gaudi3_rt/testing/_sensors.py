@@ -3,7 +3,7 @@
 Each step that executes something counts as a load of 1, any other as 0, and utilization follows the load: it moves a
 fifth of the way at each step. Temperature is 35 Celsius and up to 40 more, power 220 W and up to 600 more, in
 proportion to utilization, with noise of up to 1 Celsius and 2 % that depends on seed, rank and step alone. Energy is
-power times the time that passed on the device's clock.
+power times the time that passed on the device's clock. The chip's own clock is 0.4 GHz and up to 1.2 GHz more.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gaudi3_rt._protocols import Clock
 
 IDLE_CELSIUS, LOAD_CELSIUS = 35.0, 40.0
 IDLE_WATTS, LOAD_WATTS = 220.0, 600.0
+IDLE_HERTZ, LOAD_HERTZ = 4e8, 12e8
 FOLLOWS = 0.2
 
 
@@ -51,6 +52,11 @@ class Sensors:
         """Power drawn."""
         noise = random.Random(f"{self._noise}{self._step}/p").uniform(0.98, 1.02)  # noqa: S311 (a model)
         return round((IDLE_WATTS + LOAD_WATTS * self.utilization) * noise, 1)
+
+    @property
+    def hertz(self) -> float:
+        """The chip's clock, in whole megahertz."""
+        return round(IDLE_HERTZ + LOAD_HERTZ * self.utilization, -6)
 
     @property
     def joules(self) -> float:
