@@ -13,7 +13,10 @@ DEBUG_VARIABLE = "GAUDI3_RT_DEBUG"
 KERNEL_PATH_VARIABLE = "GC_KERNEL_PATH"
 LOG_LEVEL_VARIABLE = "GAUDI3_RT_LOG_LEVEL"
 LOG_FORMAT_VARIABLE = "GAUDI3_RT_LOG_FORMAT"
+METRICS_PORT_VARIABLE = "GAUDI3_RT_METRICS_PORT"
 _LONGEST_COUNT = 9  # digits
+_LARGEST_PORT = 65535
+_NO_PORT = 10**_LONGEST_COUNT
 
 
 @functools.cache
@@ -48,6 +51,19 @@ def log_format() -> str | None:
     return os.environ.get(LOG_FORMAT_VARIABLE) or None
 
 
+def metrics_port() -> int | None:
+    """``GAUDI3_RT_METRICS_PORT``: port of local rank 0, 0 for none; None if it is not set or empty.
+
+    Raises:
+        ValueError: the variable is no number from 0 to 65535.
+    """
+    port = _count((METRICS_PORT_VARIABLE,), _NO_PORT)
+    if port > _LARGEST_PORT and port != _NO_PORT:
+        msg = f"{METRICS_PORT_VARIABLE}={port} has to be a port, 1 to {_LARGEST_PORT}, or 0 for none (or unset)"
+        raise ValueError(msg)
+    return None if port == _NO_PORT else port
+
+
 def no_color() -> bool:
     """Whether ``NO_COLOR`` asks for text without colours."""
     return bool(os.environ.get("NO_COLOR"))
@@ -60,6 +76,15 @@ def rank() -> int:
         ValueError: the variable is no number from 0 on.
     """
     return _count(("RANK", "SLURM_PROCID"), 0)
+
+
+def local_rank() -> int:
+    """Number of this process on its machine: torchrun's ``LOCAL_RANK``, else Slurm's ``SLURM_LOCALID``, else 0.
+
+    Raises:
+        ValueError: the variable is no number from 0 on.
+    """
+    return _count(("LOCAL_RANK", "SLURM_LOCALID"), 0)
 
 
 def world_size() -> int:

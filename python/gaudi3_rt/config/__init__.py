@@ -4,7 +4,7 @@ See docs/config.md.
 """
 
 from gaudi3_rt.config._findings import Finding
-from gaudi3_rt.config._load import Loaded, load
+from gaudi3_rt.config._load import Loaded, load, load_health
 from gaudi3_rt.config._models import ClusterConfig, DatasetConfig, HealthConfig, ModelConfig, TrainingConfig
 from gaudi3_rt.config._optimizers import (
     AdagradConfig,
@@ -48,6 +48,7 @@ __all__ = [
     "ValidationResult",
     "json_schema",
     "load",
+    "load_health",
     "validate_cluster_config",
     "validate_dataset_config",
     "validate_health_config",

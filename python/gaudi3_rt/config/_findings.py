@@ -13,15 +13,6 @@ Kind = Literal["structure", "rule", "security", "performance"]
 Severity = Literal["error", "high", "medium", "low"]
 
 
-@dataclass(frozen=True)
-class Broken:
-    """A rule that a section's values break."""
-
-    path: tuple[str | int, ...]
-    seen: Any
-    message: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that is wrong with a configuration, or that its owner should know. It holds no secrets.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from gaudi3_rt import _config
+from gaudi3_rt._section import Section
 from gaudi3_rt.config._findings import Finding, path_text
-from gaudi3_rt.config._models import TrainingConfig
-from gaudi3_rt.config._section import Section
+from gaudi3_rt.config._models import HealthConfig, TrainingConfig
 from gaudi3_rt.config._security import LEAK, examine_file
 from gaudi3_rt.config._sources import (
     Setting,
@@ -26,6 +26,8 @@ from gaudi3_rt.errors import ConfigurationError, InvalidConfigurationError, Miss
 
 DEFAULT = "default"
 _FIRST_OPTIMIZER = "adamw"
+_HEALTH = "health"
+_ADVICE = ("gaudi3-rt config check shows the same", "gaudi3-rt config schema lists all keys")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +205,49 @@ def _structural(path: str, message: str, origin: str) -> Finding:
     return Finding(path=path, message=message, kind="structure", severity="error", origin=origin)
 
 
-def _error(path: str | os.PathLike[str] | None, errors: list[Finding]) -> ConfigurationError:
+def _error(
+    path: str | os.PathLike[str] | None, errors: list[Finding], advice: Sequence[str] = _ADVICE
+) -> ConfigurationError:
     kind = MissingConfigurationError if all(one.missing for one in errors) else InvalidConfigurationError
     title = "the configuration" if path is None else os.fspath(path)
     count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
     return kind(
         "\n  ".join([f"{title} has {count}:", *map(str, errors)]),
         context={"problems": [one.to_dict() for one in errors]},
-        suggestions=["gaudi3-rt config check shows the same", "gaudi3-rt config schema lists all keys"],
+        suggestions=advice,
     )
+
+
+def load_health(
+    path: str | os.PathLike[str] | None = None, *, environ: Mapping[str, str] | None = None
+) -> HealthConfig:
+    """The section ``health`` alone, from the configuration of a run or from a file of its own.
+
+    A file that has a key ``health`` is the configuration of a run, whose other sections are passed over; otherwise the
+    file is the section. Variables ``GAUDI3_RT_HEALTH__*`` win over it.
+
+    Args:
+        path: as for :func:`load`.
+        environ: as for :func:`load`.
+
+    Raises:
+        MissingConfigurationError: the file does not exist, or values are needed that were given nowhere.
+        InvalidConfigurationError: what is wrong, each with its place and origin.
+    """
+    given = [] if path is None else read_file(path).settings
+    if not any(one.path[0] == _HEALTH for one in given):
+        given = [replace(one, path=(_HEALTH, *one.path)) for one in given]
+    merged = _Merged()
+    variables = environment_settings(_config.environment() if environ is None else environ)
+    for one in (*given, *variables):
+        if isinstance(one, Finding):
+            merged.findings.append(one)
+        elif one.path[0] == _HEALTH:
+            merged.put(one)
+    config, found = check(HealthConfig, merged.tree.get(_HEALTH) or {})
+    origins = {path_text(key[1:]): setting.origin for key, setting in merged.settings.items()}
+    found = [*merged.findings, *(replace(one, origin=_origin(one.path, origins)) for one in found)]
+    errors = [one for one in found if one.severity == "error"]
+    if errors or not isinstance(config, HealthConfig):
+        raise _error(path, errors, ["gaudi3-rt config schema lists all keys, under HealthConfig"])
+    return config

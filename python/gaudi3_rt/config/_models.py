@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gaudi3_rt.config._findings import Broken
+from gaudi3_rt._protocols import Clock
+from gaudi3_rt._section import AsInteger, AsList, Broken, Dtype, PathText, Positive, Ratio, Section, Seed, Text, setting
 from gaudi3_rt.config._optimizers import AdamWConfig, AnyOptimizer, _Stored
-from gaudi3_rt.config._section import AsInteger, Dtype, PathText, Positive, Ratio, Section, Seed, Text, setting
+from gaudi3_rt.health import Check, HealthCheck, HealthMonitor, HpuDeviceCheck, create_default_hpu_health_checks
+from gaudi3_rt.health._checks import AnyCheck
+from gaudi3_rt.health._hpu import Celsius
 
 Count = Annotated[int, Field(ge=1, lt=2**63), AsInteger]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**63), AsInteger]
@@ -100,21 +104,45 @@ class ClusterConfig(Section):
 
 
 class HealthConfig(Section):
-    """When a run is unwell. Thresholds that are null are not watched."""
+    """When a run is unwell. Thresholds that are null are not watched.
+
+    The thresholds are those of the checks that a run has by itself, and of each ``hpu_device`` that has none of its
+    own.
+    """
 
     check_interval_seconds: Positive = setting(10.0, "Time between two checks.", "seconds")
     step_timeout_seconds: Positive | None = setting(None, "A step that takes longer is taken for a hang.", "seconds")
     memory_warning_ratio: Ratio | None = setting(0.9, "Used share of device memory that is worth a warning.", "1")
     memory_critical_ratio: Ratio | None = setting(0.95, "Used share of device memory that is critical.", "1")
-    temperature_warning_celsius: Annotated[float, Field(allow_inf_nan=False, ge=0, le=200)] | None = setting(
-        None, "Temperature of the device that is worth a warning.", "degrees Celsius"
+    temperature_warning_celsius: Celsius | None = setting(
+        85.0, "Temperature of the device that is worth a warning.", "degrees Celsius"
     )
-    temperature_critical_celsius: Annotated[float, Field(allow_inf_nan=False, ge=0, le=200)] | None = setting(
-        None, "Temperature of the device that is critical.", "degrees Celsius"
+    temperature_critical_celsius: Celsius | None = setting(
+        95.0, "Temperature of the device that is critical.", "degrees Celsius"
     )
     max_skipped_steps: CountOrZero | None = setting(
         None, "Steps in a row that may be skipped for gradients that are not finite.", "steps"
     )
+    checks: Annotated[list[AnyCheck], Field(min_length=1, max_length=1024), AsList] | None = setting(
+        None, "What is looked at; null: every HPU, this machine, the working directory, and steps if they are due."
+    )
+
+    def build(self, devices: int | Sequence[str] | None = None, *, clock: Clock = time) -> HealthMonitor:
+        """The monitor that this section describes, not started.
+
+        Args:
+            devices: for checks of its own, as for ``gaudi3_rt.health.create_default_hpu_health_checks``.
+            clock: of the monitor.
+        """
+        names = [name for name in HpuDeviceCheck.model_fields if name in type(self).model_fields]
+        limits = {name: getattr(self, name) for name in names}
+        checks: Sequence[HealthCheck]
+        if self.checks is None:
+            timeout = self.step_timeout_seconds
+            checks = create_default_hpu_health_checks(devices, step_timeout_seconds=timeout, **limits)
+        else:
+            checks = [_with_limits(one, limits) for one in self.checks]
+        return HealthMonitor(checks, self.check_interval_seconds, clock=clock)
 
     def _broken(self) -> Iterator[Broken]:
         for stem, unit in (("memory", "ratio"), ("temperature", "celsius")):
@@ -128,6 +156,14 @@ class HealthConfig(Section):
                 self.check_interval_seconds,
                 f"must be at most step_timeout_seconds={self.step_timeout_seconds!r}, or a hang is seen late",
             )
+
+
+def _with_limits(check: Check, limits: Mapping[str, float | None]) -> Check:
+    """A check with the section's thresholds where it says nothing of that value itself."""
+    if not isinstance(check, HpuDeviceCheck):
+        return check
+    said = {name.partition("_")[0] for name in check.model_fields_set}
+    return check.model_copy(update={name: one for name, one in limits.items() if name.partition("_")[0] not in said})
 
 
 class TrainingConfig(Section):

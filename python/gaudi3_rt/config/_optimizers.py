@@ -9,8 +9,18 @@ from pydantic import Field, TypeAdapter, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from typing_extensions import Self
 
-from gaudi3_rt.config._findings import Broken
-from gaudi3_rt.config._section import AsDtypeName, AsInteger, AsList, NotNegative, Number, Ratio, Section, Seed, setting
+from gaudi3_rt._section import (
+    AsDtypeName,
+    AsInteger,
+    AsList,
+    Broken,
+    NotNegative,
+    Number,
+    Ratio,
+    Section,
+    Seed,
+    setting,
+)
 from gaudi3_rt.errors import InvalidConfigurationError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
+from gaudi3_rt._section import Section
 from gaudi3_rt.config._models import TrainingConfig
 from gaudi3_rt.config._optimizers import AnyOptimizer, OptimizerConfig
-from gaudi3_rt.config._section import Section
 from gaudi3_rt.errors import ParameterValidationError
 
 Draft = Literal["2020-12", "draft-7"]

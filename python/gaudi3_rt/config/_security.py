@@ -8,9 +8,9 @@ from pathlib import Path
 
 from gaudi3_rt._forms import is_loopback, path_fault, split_url
 from gaudi3_rt._redact import redact
+from gaudi3_rt._section import Section
 from gaudi3_rt.config._findings import Finding, Severity
 from gaudi3_rt.config._models import TrainingConfig
-from gaudi3_rt.config._section import Section
 
 LEAK = (
     "the value looks like a secret; give it to the program by a variable or a file of its own, "

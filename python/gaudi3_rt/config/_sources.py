@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from gaudi3_rt import _config
+from gaudi3_rt._section import Section
 from gaudi3_rt.config._findings import Finding
 from gaudi3_rt.config._models import TrainingConfig
-from gaudi3_rt.config._section import Section
 from gaudi3_rt.config._yaml import YamlError, parse
 from gaudi3_rt.errors import InvalidConfigurationError, MissingConfigurationError
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gaudi3_rt._section import RULE, Section
 from gaudi3_rt._show import show
 from gaudi3_rt.config._findings import Finding, path_text
 from gaudi3_rt.config._models import ClusterConfig, DatasetConfig, HealthConfig, ModelConfig, TrainingConfig
 from gaudi3_rt.config._optimizers import BY_NAME, OptimizerConfig
-from gaudi3_rt.config._section import RULE, Section
+from gaudi3_rt.health import Check
+from gaudi3_rt.health._checks import BY_TYPE
 
 Path = tuple[str | int, ...]
 
@@ -112,12 +114,13 @@ def _finding(error: Mapping[str, Any], kind: type[Section]) -> Finding:
     if type_ == "missing":
         return _missing(where, section.model_fields[name].description or "")
     if type_ in {"union_tag_not_found", "union_tag_invalid"}:
-        where = f"{where}.name" if where else "name"
+        tag, known, what = ("type", BY_TYPE, "check") if section is HealthConfig else ("name", BY_NAME, "optimizer")
+        where = f"{where}.{tag}" if where else tag
         if type_ == "union_tag_not_found":
-            return _missing(where, f"say which optimizer: {', '.join(BY_NAME)}")
-        value = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+            return _missing(where, f"say which {what}: {', '.join(known)}")
+        value = value.get(tag) if isinstance(value, dict) else getattr(value, tag, None)
         type_ = "literal_error"
-        allowed = ", ".join(BY_NAME)
+        allowed = ", ".join(known)
     else:
         allowed = _ALLOWED[type_].format(**_short_numbers(error.get("ctx", {}))).replace("'", "")
     return _wrong(where, show(value, name), allowed, _hint(value, type_, allowed))
@@ -141,7 +144,9 @@ def _locate(location: Path, kind: type[Section]) -> tuple[Path, type[Section]]:
     path: list[str | int] = []
     section, inside = kind, True
     for part in location:
-        if not inside:
+        if section is HealthConfig and part in BY_TYPE:
+            section, inside = BY_TYPE[str(part)], True
+        elif not inside:
             path += [part] if isinstance(part, int) else []
         elif section is OptimizerConfig and part in BY_NAME:
             section = BY_NAME[str(part)]
@@ -164,7 +169,8 @@ def _meant(path: Path, section: type[Section], kind: type[Section]) -> str:
         return f"; did you mean {prefix + '.' if prefix else ''}{near[0]}?"
     if elsewhere := _elsewhere(key) if kind is TrainingConfig else None:
         return f"; did you mean {elsewhere}?"
-    return f"; known here: {', '.join(section.model_fields)}" if len(section.model_fields) <= 12 else ""  # noqa: PLR2004 (a line)
+    is_short = len(section.model_fields) <= 12 or issubclass(section, Check)  # noqa: PLR2004 (a line)
+    return f"; known here: {', '.join(section.model_fields)}" if is_short else ""
 
 
 def _elsewhere(key: str) -> str | None:

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from gaudi3_rt._redact import redact
+from gaudi3_rt._section import Section
 from gaudi3_rt.config._findings import Finding
 from gaudi3_rt.config._hints import hints
 from gaudi3_rt.config._models import ClusterConfig, DatasetConfig, HealthConfig, ModelConfig, TrainingConfig
 from gaudi3_rt.config._optimizers import OptimizerConfig
-from gaudi3_rt.config._section import Section
 from gaudi3_rt.config._security import examine
 from gaudi3_rt.config._structure import findings
 

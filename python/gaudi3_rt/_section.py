@@ -1,10 +1,12 @@
-"""What all sections share: strict frozen models, rules, and types whose verdicts JSON Schema can repeat."""
+"""What sections of a configuration share: strict frozen models, rules, types whose verdicts JSON Schema can repeat."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,11 +15,19 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
 from gaudi3_rt._forms import has_credentials
-from gaudi3_rt.config._findings import Broken
 
 MAX_FLOAT = sys.float_info.max
 RULE = "rule"
 """Type of pydantic's errors that stand for a rule between fields, which no JSON Schema can say."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that a section's values break."""
+
+    path: tuple[str | int, ...]
+    seen: Any
+    message: str
 
 
 def _whole(value: Any) -> Any:
@@ -45,6 +55,17 @@ def _fit_to_share(text: str) -> str:
         message = "a URL with a user name or password; give them to the tool that connects by its own variable or file"
         raise PydanticCustomError(RULE, "{message}", {"message": message})
     return text
+
+
+def form(pattern: str, allowed: str) -> AfterValidator:
+    """Text has to match as a whole; a rule, because JSON Schema's patterns differ between its readers."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise PydanticCustomError(RULE, "{message}", {"message": f"has to be {allowed}"})
+        return text
+
+    return AfterValidator(check)
 
 
 # Those that look at a value first stand last: pydantic leaves constraints that follow them out of the JSON Schema.
