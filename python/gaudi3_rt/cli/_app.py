@@ -11,10 +11,13 @@ from gaudi3_rt.cli._commands import Commands, logging_to_stderr
 COMMANDS = {
     "This machine": {
         "doctor": "gaudi3_rt.cli._doctor:doctor",
+        "health": "gaudi3_rt.cli._health:health_command",
         "devices": "gaudi3_rt.cli._devices:devices",
         "memory": "gaudi3_rt.cli._memory:memory_group",
     },
     "A run": {
+        "top": "gaudi3_rt.cli._top:top",
+        "report": "gaudi3_rt.cli._report:report",
         "config": "gaudi3_rt.cli._config:config",
         "convert-state": "gaudi3_rt.cli._convert_state:convert_state",
         "explain": "gaudi3_rt.cli._explain:explain",

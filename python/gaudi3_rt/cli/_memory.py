@@ -20,8 +20,8 @@ import psutil
 import torch
 
 from gaudi3_rt import device, memory, optim
-from gaudi3_rt._units import bytes_text
-from gaudi3_rt.memory._format import duration_text, percent_text
+from gaudi3_rt._units import bytes_text, duration_text
+from gaudi3_rt.memory._format import percent_text
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)([KMBT]?)", re.IGNORECASE)
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}

@@ -10,8 +10,7 @@ from typing import Any
 
 from gaudi3_rt import events
 from gaudi3_rt._protocols import MemoryStats
-from gaudi3_rt._units import bytes_text
-from gaudi3_rt.memory._format import duration_text
+from gaudi3_rt._units import bytes_text, duration_text
 from gaudi3_rt.memory._leak import Leak, find_leak
 from gaudi3_rt.memory._timeline import Timeline
 

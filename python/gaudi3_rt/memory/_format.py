@@ -1,20 +1,8 @@
-"""How durations, shares and tables look in text."""
+"""How shares and tables look in text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
-
-
-def duration_text(seconds: float) -> str:
-    """``5400`` is ``1.5 h``."""
-    if seconds == float("inf"):
-        return "never"
-    for length, unit in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def percent_text(part: float, whole: float | None) -> str:
