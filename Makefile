@@ -3,8 +3,11 @@
 # make lint   all checks that run nothing
 # make bench  time the kernels against torch and the memory limit (bench/)
 # make bench-peers  the same against other libraries, which are installed into .venv-peers (bench/README.md)
+# make audit-peers  audit other libraries' optimizers, installed as above; writes docs/audit_peers.md (bench/README.md)
 # make hpu-check HABANA_INCLUDE=dir  check the HPU operators and the glue ABI against Habana's headers (dir or dirs)
 # make tpc-asm TPC_CLANG=path  compile the TPC kernels with a TPC compiler and count the bundles of their loops
+# make monitor-up  start Prometheus and Alertmanager with the rules of deploy/monitoring (docs/monitoring.md);
+#   PROMETHEUS_PORT=9090 and ALERTMANAGER_PORT=9093 choose where; make monitor-down ends them
 # make clean  remove what these made
 #
 # Each makes its .venv when it is missing and does again only what changed sources call for.
@@ -20,17 +23,17 @@ pip = $(@D)/bin/python -m pip --quiet --disable-pip-version-check
 sources := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find csrc python tpc_kernels -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint bench bench-peers hpu-check tpc-asm clean
+.PHONY: demo test lint bench bench-peers audit-peers hpu-check tpc-asm monitor-up monitor-down clean
 .DELETE_ON_ERROR:
 
 demo: $(venv)/.extra-examples
 	$(python) examples/train_stdlib.py
 
 # Threads that wait leave their core to the other processes of the run.
-test: $(venv)/.extra-bench,cli,examples,hpu,ops,test
-	OMP_WAIT_POLICY=passive $(python) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+test: $(venv)/.extra-bench,cli,examples,hpu,ops,report,tensorboard,test
+	OMP_WAIT_POLICY=passive $(python) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-lint: $(venv)/.extra-cli,examples,hpu,lint,ops
+lint: $(venv)/.extra-cli,examples,hpu,lint,ops,report
 	$(venv)/bin/ruff check .
 	$(venv)/bin/ruff format --check .
 	$(venv)/bin/mypy
@@ -41,6 +44,9 @@ bench: $(venv)/.extra-bench
 
 bench-peers: $(peers)/.extra-peers
 	$(peers)/bin/python bench/peers.py
+
+audit-peers: $(peers)/.extra-peers
+	$(peers)/bin/python bench/audit_peers.py
 
 # Nothing is linked and no kernel runs: it says that the sources agree with these headers and this torch.
 HABANA_INCLUDE ?= /usr/include/habanalabs
@@ -57,6 +63,14 @@ hpu-check: $(venv)/.torch
 TPC_CLANG ?= tpc-clang
 tpc-asm: $(venv)/.package
 	$(python) tpc_kernels/assembly.py $(TPC_CLANG)
+
+PROMETHEUS_PORT ?= 9090
+ALERTMANAGER_PORT ?= 9093
+monitor-up: $(venv)/.package
+	@$(python) deploy/monitoring/stack.py up --prometheus-port $(PROMETHEUS_PORT) --alertmanager-port $(ALERTMANAGER_PORT)
+
+monitor-down: $(venv)/.package
+	@$(python) deploy/monitoring/stack.py down
 
 clean:
 	rm -rf $(venv) $(peers) build .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
