@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from gaudi3_rt import log, validation
 from gaudi3_rt._redact import redact
 from gaudi3_rt.events import Event, emit, subscribe
 from gaudi3_rt.memory import MemoryMonitor
+from gaudi3_rt.monitor import TrainingMonitor
 
 COUNT = 1000
 PLAIN = "plain logging"
@@ -101,6 +103,44 @@ def test_redaction(lab: Lab, what: str) -> None:
     """Of what has no secret, as almost everything."""
     value, wanted = (FIELDS, None) if what == "five fields" else (TEXT, 2.0)
     _row(lab, f"redaction of {what}", lambda: redact(value), wanted)
+
+
+@pytest.mark.parametrize("hook", ["none", "inline"])
+def test_monitored_step(lab: Lab, hook: str) -> None:
+    """Three phases and a loss, and nothing else in the step."""
+    loss = torch.tensor(0.5)
+    with ExitStack() as stack:
+        if hook == "inline":
+            stack.enter_context(subscribe(lambda _: None, inline=True))
+        monitor = stack.enter_context(TrainingMonitor())
+
+        def step() -> None:
+            with monitor.step(samples=8, tokens=4096) as one:
+                for phase in ("forward", "backward", "optimizer"):
+                    with one.phase(phase):
+                        pass
+                one.loss = loss
+
+        _row(lab, f"a monitored step, hook: {hook}", step, 20.0)
+
+
+def test_monitored_training(lab: Lab, tmp_path: Path) -> None:
+    """A training step as it is, and monitored with its history and a hook behind a queue, as metrics have it."""
+    trainers = {who: Trainer(lab.scale, OURS) for who in (OURS, WITHOUT)}
+    with ExitStack() as stack:
+        monitor = stack.enter_context(TrainingMonitor(tmp_path))
+        stack.enter_context(subscribe(lambda _: None))
+        loss = torch.tensor(0.5)
+
+        def step() -> None:
+            with monitor.step(samples=8, tokens=4096) as one, one.phase("forward"):
+                trainers[OURS].step()
+                one.loss = loss
+
+        lab.benchmark.group = "monitor"
+        samples = lab.race({OURS: Rival(step), WITHOUT: Rival(trainers[WITHOUT].step)})
+    wanted = [Wanted("speed", 0.99, rival=WITHOUT)]
+    lab.rows.append(Row("training step, monitored", "", samples, rival=WITHOUT, wanted=wanted))
 
 
 def test_training_with_all_services(lab: Lab) -> None:

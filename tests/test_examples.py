@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gaudi3_rt.monitor import read_history
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = ("--width=32", "--layers=1", "--heads=2", "--context=32", "--batch-size=4", "--threads=1")
 LIMIT = 240  # seconds for one process: a slow machine that also builds matplotlib's font cache
@@ -102,12 +104,13 @@ def test_both_runs_agree(environment, tmp_path):
     assert abs(ours["validation_loss"] - reference["validation_loss"]) < 1e-4
 
 
-def test_same_seed_same_curve(environment, tmp_path):
+def test_same_seed_same_curve(load, tmp_path, monkeypatch):
     """A seed decides everything."""
     curves = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        done = run(environment, tmp_path, "train_stdlib.py", *SMALL, "--steps=3", f"--seed={seed}", f"--out={name}")
-        assert done.returncode == 0, done.stderr
+        arguments = [*SMALL, "--steps=3", f"--seed={seed}", f"--out={tmp_path / name}"]
+        monkeypatch.setattr(sys, "argv", ["train_stdlib.py", *arguments])
+        assert load("train_stdlib").main() == 0
         facts = json.loads((tmp_path / name / "train_stdlib.json").read_text(encoding="utf-8"))
         curves.append([facts["runs"][run]["losses"] for run in ("torch", "gaudi3_rt")])
     assert curves[0] == curves[1]
@@ -181,9 +184,9 @@ def test_storages_are_compared(environment, tmp_path):
     assert 4.0625 < summaries["bf16-stochastic-int8"]["bytes_per_parameter"] < 4.2
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_bits_do_not_depend_on_processes(environment, load, tmp_path, monkeypatch, capsys, world):
+def test_bits_do_not_depend_on_processes(environment, load, tmp_path, monkeypatch, capsys):
     """As many processes under torchrun as there are logical shards print what one process does, to the last digit."""
+    world = 2  # tests/reduce/test_tree_under_torchrun.py has other numbers
     arguments = [*SMALL, "--steps=3", f"--shards={world}"]
     script = [str(EXAMPLES / "train_distributed.py"), *arguments]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
@@ -268,3 +271,20 @@ def test_bad_values(load, tmp_path, monkeypatch, capsys, script, arguments, sent
     assert error.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {sentence}")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_watched_training(environment, tmp_path):
+    """Leaves a history of every step, with what the optimizer and the software HPU told, and says where it is."""
+    done = run(
+        environment, tmp_path, "train_watched.py",
+        "--steps=12", "--batch-size=2", "--context=16", "--port=0", "--simulate", "--overheat=6",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "none, because the port is 0" in done.stderr
+    history = read_history(tmp_path / "build" / "watched")
+    steps = history.steps()
+    assert [step["step"] for step in steps] == list(range(1, 13))
+    assert steps[-1]["loss"] < steps[0]["loss"] < 6
+    assert all(step["gradient_norm"] > 0 and step["phases"].keys() >= {"data", "optimizer"} for step in steps)
+    assert "--simulate" in run(environment, tmp_path, "train_watched.py", "--overheat=6").stderr
