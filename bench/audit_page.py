@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from report import describe_machine
 
 from gaudi3_rt.numerics import Check, Passport
+from gaudi3_rt.numerics._oracle import SPECIFICATIONS
 
 if TYPE_CHECKING:
     from audit_peers import Result
@@ -18,21 +19,20 @@ __all__ = ["describe_machine", "line", "page"]
 _STATUSES = ("pass", "differs", "fails", "not applicable")
 _REMARK = "Beware"
 """Word of the sentences of checks that pass with a remark, as in ``noncontiguous``."""
-_LENGTH = 240
 _INTRODUCTION = """\
 # The audit of other libraries
 
 What [`audit`](audit.md) finds in optimizers that can be installed beside this package. `differs` and `fails` are words
 of the audit: `differs` is another formula, default or set of options than the specification in the column `like`,
 which the authors may have chosen; `fails` is an option that is taken and ignored, state that is lost, a parameter that
-is not updated, results that are not repeatable, or an error. Neither says that an optimizer is unfit for what it was
-made for. Versions before and after may behave otherwise.
+is not updated, a gradient that is changed, results that are not repeatable, or an error. Neither says that an optimizer
+is unfit for what it was made for. Versions before and after may behave otherwise.
 
 This page is written by `bench/audit_peers.py` ([how](../bench/README.md)); figures are not edited. Each is printed
 again by `gaudi3-rt audit module:class --like … --markdown audit.md`, with a short program for each check."""
 _READING = """\
-The column `figure` has what was measured and, in brackets, the bound that it was compared with. `memory` and the like
-that hold are left out below; a check that holds with a remark is listed as `pass`."""
+The column `figure` has what was measured and, in brackets, the bound that it was compared with, of each dtype. Checks
+that hold are left out below, unless they hold with a remark."""
 _TIMM = (
     "timm's modules are imported alone, without its `__init__`, which needs a torchvision that was built for the same "
     "torch. torchao compiles its step for each shape and each set of options."
@@ -54,7 +54,7 @@ def line(result: Result) -> str:
 
 def page(results: Sequence[Result], machine: Mapping[str, Any]) -> str:
     """All of it, as Markdown."""
-    parts = [_INTRODUCTION, _circumstances(machine), _summary(results), _TIMM]
+    parts = [_INTRODUCTION, _circumstances(machine), _summary(results), _specifications(results), _TIMM]
     missing = [f"- {result.subject.label}: {_escaped(result.error)}" for result in results if result.passport is None]
     if missing:
         parts += ["Not run:", "\n".join(missing)]
@@ -83,6 +83,13 @@ def _summary(results: Sequence[Result]) -> str:
     return "\n".join(rows)
 
 
+def _specifications(results: Sequence[Result]) -> str:
+    """Where the formulas are documented that torch has not."""
+    ours = {result.subject.like for result in results if "." not in result.subject.like}
+    told = [f"`{name}` is {SPECIFICATIONS[name].source}" for name in sorted(ours)]
+    return "; ".join(["`torch.optim` classes are compared with their documentation", *told]) + "."
+
+
 def _section(result: Result) -> str:
     """What differs in one subject; nothing if nothing does."""
     passport = result.passport
@@ -93,7 +100,7 @@ def _section(result: Result) -> str:
     title = f"### {_escaped(subject.label)} {result.version}"
     made = f"`{passport.subject}`, compared with `{passport.like}`."
     rows = ["| check | dtype | status | figure | what it means |", "|---|---|---|---|---|"]
-    rows += [_row(check, dtypes) for check, dtypes in _merged(told)]
+    rows += [_row(same) for same in _merged(told)]
     parts = [title, made, "\n".join(rows)]
     names = {check.name for check in told}
     notes = [f"- `{name}`: {note}" for name, note in subject.notes.items() if name in names]
@@ -104,22 +111,23 @@ def _section(result: Result) -> str:
     return "\n\n".join(parts)
 
 
-def _merged(checks: Sequence[Check]) -> list[tuple[Check, str]]:
-    """Checks with their dtypes; two that say the same of two dtypes are one row."""
-    found: dict[tuple[str, str, str, str], list[Check]] = {}
+def _merged(checks: Sequence[Check]) -> list[list[Check]]:
+    """Checks that say the same of two dtypes are one row."""
+    found: dict[tuple[str, ...], list[Check]] = {}
     for check in checks:
-        said = check.consequence if check.figure is None else f"{check.consequence} {check.figure}"
-        found.setdefault((check.name, check.status, said, ""), []).append(check)
-    return [(same[0], ", ".join(one.dtype for one in same) or "-") for same in found.values()]
+        said = "" if check.figure is None else str(check.figure)
+        found.setdefault((check.name, check.status, check.consequence, said), []).append(check)
+    return list(found.values())
 
 
-def _row(check: Check, dtypes: str) -> str:
-    figure = "-"
-    if check.figure is not None:
-        bound = "" if check.figure.bound is None else f" (bound {check.figure.bound:.3g})"
-        figure = f"{check.figure}{bound}"
-    said = check.consequence if len(check.consequence) <= _LENGTH else check.consequence[: _LENGTH - 1] + "…"
-    return f"| {check.name} | {dtypes} | {check.status} | {_escaped(figure)} | {_escaped(said)} |"
+def _row(same: Sequence[Check]) -> str:
+    check = same[0]
+    dtypes = ", ".join(one.dtype for one in same) or "-"
+    bounds = [one.figure.bound for one in same if one.figure is not None]
+    texts = dict.fromkeys(f"{bound:.3g}" for bound in bounds if bound is not None)
+    figure = "-" if check.figure is None else str(check.figure)
+    figure += f" (bound {', '.join(texts)})" if texts else ""
+    return f"| {check.name} | {dtypes} | {check.status} | {_escaped(figure)} | {_escaped(check.consequence)} |"
 
 
 def _escaped(text: str) -> str:

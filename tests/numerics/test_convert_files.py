@@ -22,9 +22,14 @@ from gaudi3_rt.numerics.convert._records import Values
 SHAPES = ((64, 100), (7,))
 
 
-def state(layout="hpex"):
-    """A small one."""
-    return saved_by(layout, moments(SHAPES), 12)
+EPS = 1e-12  # so small that it does not matter where a formula has it
+
+
+def state():
+    """A small one of hpex."""
+    saved = saved_by("hpex", moments(SHAPES), 12)
+    saved["param_groups"][0]["eps"] = EPS
+    return saved
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def test_the_rest_of_a_checkpoint_is_kept(saved, tmp_path):
     assert converted.keys() == {"model", "optimizer", "epoch"}
     assert converted["epoch"] == 4
     assert_same(converted["model"], {"w": torch.ones(3)})
-    assert_same(converted["optimizer"], torch_state(moments(SHAPES), [12, 12]))
+    assert_same(converted["optimizer"], torch_state(moments(SHAPES), [12, 12], eps=EPS))
     assert "the state was found at optimizer" in certificate.notes
     assert saved.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pt", "out.pt"]
@@ -248,7 +253,7 @@ def test_permissions_are_those_of_new_files(saved, tmp_path):
 def test_a_place_in_the_file(tmp_path):
     """Two optimizers are two answers; none is one that says what there is."""
     path = tmp_path / "in.pt"
-    torch.save({"optimizer_states": [state(), state("apex")], "epoch": 1}, path)
+    torch.save({"optimizer_states": [state(), saved_by("apex", moments(SHAPES), 12)], "epoch": 1}, path)
     with pytest.raises(errors.DataValidationError, match=r"at optimizer_states\.0, optimizer_states\.1"):
         convert_file(path, tmp_path / "out.pt", Options())
     convert_file(path, tmp_path / "out.pt", Options(), key="optimizer_states.1")
@@ -300,6 +305,23 @@ def test_the_command_needs_consent_for_losses(saved, tmp_path):
     assert not (tmp_path / "out.pt").exists()
     assert run(*arguments, "--allow-lossy").exit_code == 0
     assert run(saved, saved, "--to", "torch").exit_code == 2
+
+
+def test_the_command_needs_consent_for_other_updates(tmp_path):
+    """Nothing is lost, but gradients are as small as eps, which the two formulas have at two places."""
+    small = [tuple(scale * one for scale, one in zip((1e-9, 1e-18), pair, strict=True)) for pair in moments(SHAPES)]
+    torch.save(saved_by("hpex", small, 12), tmp_path / "in.pt")
+    arguments = (tmp_path / "in.pt", tmp_path / "out.pt", "--to", "torch")
+    result = run(*arguments)
+    assert result.exit_code == 1
+    for text in ("updates are apart by", "eps is added to the root", "nothing was written", "--allow-lossy"):
+        assert text in " ".join(result.stderr.split())
+    assert not result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pt"]
+    result = run(*arguments, "--allow-lossy")
+    assert result.exit_code == 0, result.output
+    assert "not the same" in result.stdout
+    assert_same(torch.load(tmp_path / "out.pt", weights_only=True), torch_state(small, [12, 12]))
 
 
 def test_the_command_takes_names_of_a_model(tmp_path):

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
+import dataclasses
 import time
-import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.numerics import _checks_formula as formulas
 from gaudi3_rt.numerics import _checks_groups as groups
 from gaudi3_rt.numerics import _checks_options as options
+from gaudi3_rt.numerics import _checks_rounding as rounding
 from gaudi3_rt.numerics import _checks_run as runs
 from gaudi3_rt.numerics import _checks_state as states
 from gaudi3_rt.numerics import _checks_storage as storage
 from gaudi3_rt.numerics import _checks_tensors as tensors
 from gaudi3_rt.numerics._bench import Bench, Finding, dtype_name
+from gaudi3_rt.numerics._isolation import left_alone
 from gaudi3_rt.numerics._oracle import Specification, specification
 from gaudi3_rt.numerics._passport import Check, Passport
 from gaudi3_rt.numerics._subject import Factory, RefusedError, Subject
@@ -64,17 +64,18 @@ BATTERY = (
     Entry("bias-correction-after-resume", states.bias_correction_after_resume, applies=_adam),
     Entry(
         "decoupled-weight-decay",
-        formulas.decoupled_weight_decay,
+        rounding.decoupled_weight_decay,
         applies=lambda spec: spec.decoupled,
     ),
     Entry("weight-decay", formulas.weight_decay, applies=lambda spec: not spec.decoupled),
-    Entry("beta-rounding", formulas.beta_rounding, applies=_adam),
-    Entry("step-size-rounding", formulas.step_size_rounding, applies=_adam),
+    Entry("beta-rounding", rounding.beta_rounding, applies=_adam),
+    Entry("step-size-rounding", rounding.step_size_rounding, applies=_adam),
     Entry("frozen-second-moment", storage.frozen_second_moment, applies=_adam),
     Entry("tiny-updates", storage.tiny_updates, applies=lambda spec: spec.elementwise),
     Entry("maximize", options.maximize, applies=_has("maximize")),
     Entry("amsgrad", options.amsgrad, applies=_has("amsgrad")),
     Entry("nesterov", options.nesterov, applies=_has("nesterov")),
+    Entry("adjust-lr", formulas.adjust_lr, applies=_has("adjust_lr_fn")),
     Entry("param-groups", groups.param_groups),
     Entry("scheduler", groups.scheduler),
     Entry("closure", options.closure, once=True),
@@ -82,7 +83,7 @@ BATTERY = (
     Entry("missing-gradient", options.missing_gradient),
     Entry("noncontiguous", tensors.noncontiguous),
     Entry("empty-tensor", tensors.empty_tensor),
-    Entry("zero-dim", tensors.zero_dim),
+    Entry("zero-dim", tensors.zero_dim, applies=lambda spec: not spec.matrices),
     Entry("uneven-shards", tensors.uneven_shards, applies=lambda spec: spec.elementwise),
     Entry("found-inf", tensors.found_inf),
     Entry("gradient-untouched", tensors.gradient_untouched),
@@ -106,9 +107,10 @@ def audit(
 ) -> Passport:
     """Measures whether an optimizer is what it claims to be, against the documented formula in float64.
 
-    The optimizer is given small parameters of its own; nothing of the process is changed: the random state, the number
-    of threads and what is compiled are as before. Warnings are silent meanwhile. An optimizer that raises fails the
-    check in which it does, and the others go on.
+    The optimizer is given small parameters of its own; nothing of the process is changed: random state, number of
+    threads, default dtype, deterministic mode and what is compiled are as before, and inference mode, autocast or a
+    default device of the caller's have no effect. Warnings are silent meanwhile. Audits on several threads take turns.
+    An optimizer that raises fails the check in which it does, and the others go on.
 
     What storage itself costs is no fault: the bounds are those of parameters and moments rounded to nearest in the
     dtype of the parameter, as in torch, and the figures say what that costs.
@@ -117,13 +119,14 @@ def audit(
         factory: from parameters (or groups) and options as keywords to an optimizer: a class, a ``functools.partial``
             of one, a function.
         like: what it should be: ``torch.optim.AdamW``, ``torch.optim.Adam``, ``torch.optim.SGD``,
-            ``torch.optim.Adagrad``, ``lion``, ``lamb`` or ``lars``.
+            ``torch.optim.Adagrad``, ``torch.optim.Muon``, ``lion``, ``lamb`` or ``lars``.
         device: where its parameters are.
         dtypes: of its parameters.
         checks: names of those to run; all by default.
 
     Raises:
-        ValueError: no such specification, no such check, or a dtype that is not floating-point.
+        ValueError: no such specification, no such check, a dtype that is not floating-point, a device from which no
+            numbers can be had, or a factory that makes something else than a ``torch.optim.Optimizer``.
     """
     started = time.perf_counter()
     spec = specification(like)
@@ -135,12 +138,13 @@ def audit(
         msg = f"dtypes={tuple(dtypes)!r}: must be one or more floating-point dtypes"
         raise ValueError(msg)
     subject = Subject(factory)
-    where = torch.device(device)
+    where = _usable(device)
     chosen = [entry for entry in BATTERY if checks is None or entry.name in checks]
     found = []
-    with _left_alone(where):
-        lacking = subject.lacking(spec.exercise, spec.optional)
-        benches = [Bench(subject=subject, spec=spec, dtype=dtype, device=where, lacking=lacking) for dtype in dtypes]
+    with left_alone(where):
+        subject.check(where)
+        bare = [Bench(subject=subject, spec=spec, dtype=dtype, device=where) for dtype in dtypes]
+        benches = [dataclasses.replace(bench, lacking=bench.refused_terms()) for bench in bare]
         for entry in chosen:
             found += [_checked(entry, bench) for bench in (benches[:1] if entry.once else benches)]
     return Passport(
@@ -154,6 +158,16 @@ def audit(
     )
 
 
+def _usable(device: str | torch.device) -> torch.device:
+    where = torch.device(device)
+    try:
+        torch.zeros(1, device=where).item()
+    except Exception as error:
+        msg = f"device={str(where)!r}: no number can be had from it: {str(error).partition(chr(10))[0]}"
+        raise ParameterValidationError(msg) from error
+    return where
+
+
 def _checked(entry: Entry, bench: Bench) -> Check:
     try:
         if entry.applies(bench.spec):
@@ -162,7 +176,7 @@ def _checked(entry: Entry, bench: Bench) -> Check:
             said = f"The formula of {bench.spec.name} has nothing that this check asks for."
             finding = Finding(status="not applicable", consequence=said)
     except RefusedError as refused:
-        finding = Finding(status="differs", consequence=_refusal(refused))
+        finding = _refusal(refused, bench)
     except Exception as error:  # noqa: BLE001 (whatever it raises, the battery goes on)
         said = states.sentence(f"It raises {type(error).__name__}: {error}")
         finding = Finding(status="fails", consequence=said)
@@ -195,33 +209,16 @@ def _again(entry: Entry, bench: Bench) -> str:
     return "\n".join(lines)
 
 
-def _refusal(refused: RefusedError) -> str:
-    named = refused.names_it
-    if isinstance(refused.error, TypeError) and named:
-        return f"It has no option {named[0]!r}: code that passes it stops with a TypeError."
+def _refusal(refused: RefusedError, bench: Bench) -> Finding:
+    """An option that it does not have, or not with this value, is another set of options; else it is an error."""
+    if refused.unknown:
+        said = f"It has no option {refused.unknown!r}: code that passes it stops with a TypeError."
+        return Finding(status="differs", consequence=said)
     given = ", ".join(f"{name}={value!r}" for name, value in refused.options.items())
-    return states.sentence(f"It cannot be made with {given or 'parameters alone'}: {refused}")
-
-
-@contextlib.contextmanager
-def _left_alone(device: torch.device) -> Iterator[None]:
-    """Restores what checks, or the optimizer, change of the process."""
-    threads, python, numpy = torch.get_num_threads(), random.getstate(), np.random.get_state()  # noqa: NPY002 (the user's)
-    dtype = torch.get_default_dtype()
-    devices = [] if device.type == "cpu" else [device]
-    device_type = "cuda" if device.type == "cpu" else device.type
+    said = states.sentence(f"It cannot be made with {given or 'parameters alone'}: {refused}")
     try:
-        with (
-            torch.random.fork_rng(devices, device_type=device_type),
-            torch.enable_grad(),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            torch.set_default_dtype(torch.float32)
-            torch.set_num_threads(1)  # tensors are small: threads would take far longer to meet than to work
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
-        torch.set_num_threads(threads)
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002 (the same)
+        bench.subject.make([bench.parameter(torch.ones(2, 2))], {})
+    except RefusedError as alone:
+        if not isinstance(alone.error, TypeError):  # which says that an argument is missing
+            return Finding(status="fails", consequence=said)
+    return Finding(status="differs", consequence=said)

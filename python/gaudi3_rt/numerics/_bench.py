@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +14,9 @@ from torch import Tensor
 
 from gaudi3_rt.numerics._oracle import Reference, Specification
 from gaudi3_rt.numerics._passport import Figure, Status
-from gaudi3_rt.numerics._subject import Subject
+from gaudi3_rt.numerics._subject import RefusedError, Subject
 
+_SMALL = 0.1
 _MANTISSAS = 128
 """Numbers of bfloat16 in an octave: so many rounding errors of a tensor are independent of one another."""
 
@@ -51,8 +54,9 @@ class Bench:
         return torch.finfo(self.dtype).bits < torch.finfo(torch.float32).bits
 
     def tensor(self, values: Tensor) -> Tensor:
-        """A copy in the dtype, on the device."""
-        return values.to(self.device, self.dtype, copy=True)
+        """A copy in the dtype, on the device; a matrix where parameters must be."""
+        made = values.to(self.device, self.dtype, copy=True)
+        return made.reshape(matrix_shape(made.numel())) if self.spec.matrices and made.dim() == 1 else made
 
     def parameter(self, values: Tensor) -> torch.nn.Parameter:
         """A parameter that starts with these values."""
@@ -67,6 +71,22 @@ class Bench:
         """The same for the oracle, in which terms that the subject lacks are switched off."""
         return {**{name: self.spec.optional[name] for name in self.lacking}, **self.options(changes)}
 
+    def makes(self, options: Mapping[str, Any]) -> bool:
+        """Whether the subject can be made with these options."""
+        try:
+            self.subject.make([self.parameter(torch.ones(2))], options)
+        except RefusedError:
+            return False
+        return True
+
+    def refused_terms(self) -> tuple[str, ...]:
+        """The optional terms that the subject refuses while it takes the others; none if it refuses these too."""
+        optional, given = self.spec.optional, self.spec.exercise
+        needed = {name: value for name, value in given.items() if name not in optional}
+        if not optional or self.makes(given) or not self.makes(needed):
+            return ()
+        return tuple(name for name in optional if not self.makes({**needed, name: given[name]}))
+
     def optimizer(self, params: Any, **changes: Any) -> torch.optim.Optimizer:
         """The subject, with every option that matters given explicitly."""
         return self.subject.make(params, self.options(changes))
@@ -76,21 +96,24 @@ class Bench:
         return Reference(params, self.spec.name, stored=stored, **self.documented(changes))
 
     def rounding_of_rates(self, options: Mapping[str, Any]) -> float:
-        """Bound of what comes of decay rates and their powers as float32 numbers: 1 - beta has the error of 1."""
+        """Bound of what comes of decay rates and their powers as float32 numbers: 1 - beta has the error of 1.
+
+        Float64 parameters are promised float64 rates.
+        """
         given = self.options(options)
         rates = [float(rate) for rate in (*given.get("betas", ()), given.get("momentum", 0))]
-        return 2.0**-24 / (1 - max(rates))
+        return (2.0**-53 if self.dtype is torch.float64 else 2.0**-24) / (1 - max(rates, default=0.0))
 
     def rounding_of_mean(self, steps: int, options: Mapping[str, Any]) -> float:
         """Bound of the relative error of a mean movement, for an implementation that rounds ten times in a step.
 
-        Float32 and wider: all errors of all steps in one direction. Narrower, where that would bound nothing: six
+        Float32 and wider: all errors of all steps in one direction. Narrower, where that would bound nothing: three
         standard deviations of the mean of independent errors that are uniform within half a unit in the last place.
         """
         rates = self.rounding_of_rates(options)
         if not self.narrow:
             return 10 * steps * self.u + rates
-        return 6 * math.sqrt(10 * steps) * self.u / math.sqrt(3 * _MANTISSAS) + rates
+        return 3 * math.sqrt(10 * steps) * self.u / math.sqrt(3 * _MANTISSAS) + rates
 
     def rounding(self, of_model: float, options: Mapping[str, Any] | None = None) -> float:
         """Bound of the relative update error of a trajectory.
@@ -104,6 +127,12 @@ class Bench:
             options: beside those that exercise the formula.
         """
         return 8 * of_model + 16 * self.u + self.rounding_of_rates(options or {})
+
+
+def matrix_shape(count: int) -> tuple[int, int]:
+    """Of a matrix with so many elements, as near to a square as can be, and not one."""
+    rows = next((rows for rows in range(math.isqrt(count), 1, -1) if not count % rows and rows * rows != count), 1)
+    return rows, count // rows
 
 
 def normal(shape: Sequence[int], generator: torch.Generator, scale: float = 1.0) -> Tensor:
@@ -127,6 +156,18 @@ def give(params: Iterable[Tensor], grads: Iterable[Tensor | None]) -> None:
         p.grad = None if grad is None else grad.clone()
 
 
+def checkpoint(optimizer: torch.optim.Optimizer) -> Any:
+    """A copy of its state_dict; by way of a file where its tensors can be copied in no other, as trainings do."""
+    state = optimizer.state_dict()
+    try:
+        return copy.deepcopy(state)
+    except NotImplementedError:
+        file = io.BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+
+
 def distance(got: Sequence[Tensor], want: Sequence[Tensor], start: Sequence[Tensor]) -> float:
     """How far parameters are from those of the oracle, relative to how far those have moved."""
     off = math.sqrt(sum(float((float64(a) - b).square().sum()) for a, b in zip(got, want, strict=True)))
@@ -134,11 +175,36 @@ def distance(got: Sequence[Tensor], want: Sequence[Tensor], start: Sequence[Tens
     return off / way if way else math.inf if off else 0.0
 
 
+def differing(a: Tensor, b: Tensor) -> int:
+    """How many elements of two tensors of one shape differ; NaN is equal to NaN."""
+    return int(((a != b) & ~(a.isnan() & b.isnan())).sum()) if a.is_floating_point() else int((a != b).sum())
+
+
 def percent(share: float) -> str:
     """A share for a sentence: two digits that matter."""
     if not math.isfinite(share):
         return f"{share} %"
     return f"{100 * share:.{max(0, 1 - math.floor(math.log10(abs(100 * share))))}f} %" if share else "0 %"
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """A number of things, for a sentence."""
+    return f"{count} {one if count == 1 else many}"
+
+
+def part(share: float) -> str:
+    """A share of what should be, for a sentence: as many digits as tell it from the whole."""
+    if not math.isfinite(share) or abs(share) < _SMALL:
+        return percent(share)
+    rest = abs(100 * (share - 1))
+    return f"{100 * share:.{max(0, -math.floor(math.log10(rest))) if rest else 0}f} %"
+
+
+def off(error: float) -> str:
+    """An update error, for a sentence about parameters."""
+    if not math.isfinite(error):
+        return "no finite numbers"
+    return f"off by {percent(error)} of the distance that they should move"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

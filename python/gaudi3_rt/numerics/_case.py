@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaudi3_rt.numerics._bench import Bench, dtype_name, float64
+from gaudi3_rt.numerics._bench import Bench, dtype_name, float64, matrix_shape
 from gaudi3_rt.numerics._subject import Subject
 
 Runs = tuple[tuple[int, float | None], ...]
@@ -77,11 +77,12 @@ class Case:
         options = ", ".join(f"{name}={value!r}" for name, value in bench.options(self.options).items())
         where = "" if bench.device.type == "cpu" else f", device={str(bench.device)!r}"
         to = f"dtype=torch.{dtype_name(bench.dtype)}{where}"
+        shaped = f".reshape{matrix_shape(self.size)}" if bench.spec.matrices else ""
         lines = [
             "import torch",
             *Subject.lines(bench.subject),
             "",
-            f"start = torch.linspace({self.start[0]!r}, {self.start[1]!r}, {self.size}).to({to})",
+            f"start = torch.linspace({self.start[0]!r}, {self.start[1]!r}, {self.size}){shaped}.to({to})",
             "p = torch.nn.Parameter(start.clone())",
         ]
         members = "[p]"
@@ -93,7 +94,7 @@ class Case:
         lines += [f"optimizer = Optimizer({members}, {options})", sequence]
         if self.since:
             lines += [f"    if t == {self.since}:", "        start = p.detach().clone()"]
-        shape = f"(g * torch.linspace(1, 2, {self.size})).to(p)"
+        shape = f"(g * torch.linspace(1, 2, {self.size}){shaped}).to(p)"
         lines.append(
             f"    p.grad = None if g is None else {shape}" if _has_none(self.gradients) else f"    p.grad = {shape}"
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaudi3_rt.numerics._bench import Bench, Finding, float64, generator, give, normal, percent
-from gaudi3_rt.numerics._checks_formula import follow
+from gaudi3_rt.numerics._bench import Bench, Finding, float64, generator, give, normal, off
+from gaudi3_rt.numerics._checks_formula import UPDATE, follow
+from gaudi3_rt.numerics._isolation import seed
 from gaudi3_rt.numerics._passport import Figure
-from gaudi3_rt.numerics._subject import Subject
+from gaudi3_rt.numerics._subject import RefusedError, Subject
 
+_NO_KEYWORD = "weight_decya"
 SCALE = 2e-3
 """Of parameters: so small that their rounding is small beside an update."""
 _OUT_OF_RANGE: tuple[dict[str, Any], ...] = (
@@ -30,9 +33,10 @@ def defaults(bench: Bench) -> Finding:
     optimizer = bench.subject.make([bench.parameter(torch.zeros(2))], {})
     group = optimizer.param_groups[0]
     others = {}
+    source = "documented" if bench.spec.torch_class else f"the specification of {bench.spec.name}"
     for name, usual in bench.spec.defaults.items():
         if name in group and name not in bench.subject.bound and not _equal(group[name], usual):
-            others[name] = f"{name}={_plain(group[name])!r} (documented: {usual!r})"
+            others[name] = f"{name}={_plain(group[name])!r} ({source}: {usual!r})"
     figure = Figure(value=len(others), unit="other defaults", bound=0)
     shown = "group = Optimizer([torch.zeros(2, requires_grad=True)]).param_groups[0]\n"
     shown += f"print({{name: group[name] for name in {sorted(bench.spec.defaults.keys() & group.keys())}}})"
@@ -46,9 +50,11 @@ def defaults(bench: Bench) -> Finding:
 def _equal(found: Any, usual: Any) -> bool:
     if isinstance(usual, tuple):
         return isinstance(found, tuple | list) and tuple(map(float, found)) == usual
+    if usual is None or found is None:
+        return found is usual
     if isinstance(found, Tensor):  # a number as its dtype holds it
         return bool(found == torch.tensor(float(usual)).to(found))
-    return found is not None and float(found) == float(usual)
+    return float(found) == float(usual)
 
 
 def _plain(value: Any) -> Any:
@@ -56,61 +62,95 @@ def _plain(value: Any) -> Any:
 
 
 def keywords(bench: Bench) -> Finding:
-    """Every keyword of torch's class is taken, with torch's own default; and every term of the formula."""
+    """Every keyword of torch's class is taken, with torch's own default, and every term of the formula; no other."""
     theirs = bench.spec.torch_class
+    _made_alone(bench)
     given = {} if theirs is None else inspect.signature(theirs).parameters
     usual = {one.name: one.default for one in given.values() if one.default is not one.empty}
-    lr = {"lr": bench.spec.exercise["lr"]}
-    base = lr if bench.subject.makes(lr) else bench.options({})
-    refused = [name for name, value in usual.items() if not bench.subject.makes({**base, name: value})]
+    base = _enough(bench)
+    refused = [name for name, value in usual.items() if not bench.makes({**base, name: value})]
     terms = [f"{name}={bench.spec.exercise[name]!r}" for name in bench.lacking if name not in refused]
     number = len(usual) or len(bench.spec.exercise)
+    if _takes_anything(bench):
+        said = (
+            f"It takes unknown keywords, such as {_NO_KEYWORD}=1: a misspelt option does nothing, and no error says so."
+        )
+        return Finding(status="fails", consequence=said, figure=Figure(value=1, unit="unknown keywords taken", bound=0))
     figure = Figure(value=len(refused) + len(terms), unit=f"of {number} keywords refused", bound=0)
-    said = []
+    said = ""
     if refused:
-        said.append(f"It refuses keywords that {bench.spec.name} has, with their own defaults: {', '.join(refused)}.")
+        said = f"It refuses keywords that {bench.spec.name} has, with their own defaults: {', '.join(refused)}. "
     if terms:
-        said.append(f"It refuses {', '.join(terms)}; the other checks are without.")
+        said += f"It refuses {', '.join(terms)}; the other checks are made without."
     if said:
-        return Finding(status="differs", consequence=" ".join(said), figure=figure)
-    return Finding(status="pass", consequence=f"It takes every keyword of {bench.spec.name}.", figure=figure)
+        return Finding(status="differs", consequence=said.rstrip(), figure=figure)
+    said = f"It takes every keyword of {bench.spec.name}."
+    return Finding(status="pass", consequence=said, figure=figure)
 
 
-def _refuses(bench: Bench, options: dict[str, Any]) -> bool:
-    return not bench.subject.makes(options)
+def _enough(bench: Bench) -> dict[str, Any]:
+    """Options with which it can be made: lr alone, or for some more."""
+    lr = {"lr": bench.spec.exercise["lr"]}
+    return lr if bench.makes(lr) else bench.options({})
+
+
+def _takes_anything(bench: Bench) -> bool:
+    return bench.makes({**_enough(bench), _NO_KEYWORD: 1})
+
+
+def _made_alone(bench: Bench) -> None:
+    """Raises what the factory does, unless it only asks for an argument."""
+    try:
+        bench.subject.make([bench.parameter(torch.ones(2))], {})
+    except RefusedError as refused:
+        if not isinstance(refused.error, TypeError):
+            raise
+
+
+def _refused(bench: Bench, wrong: dict[str, Any]) -> bool:
+    """Whether torch's class refuses this; where it has none, anybody should."""
+    theirs: Any = bench.spec.torch_class
+    try:
+        return theirs is None or not theirs([bench.parameter(torch.ones(2))], **wrong)
+    except ValueError:
+        return True
 
 
 def invalid_options(bench: Bench) -> Finding:
     """Numbers out of range are refused at once."""
-    tried = [wrong for wrong in _OUT_OF_RANGE if wrong.keys() <= bench.spec.defaults.keys()]
-    accepted = [wrong for wrong in tried if not _refuses(bench, bench.options(wrong))]
+    bench.optimizer([bench.parameter(torch.ones(2))])  # who refuses everything has checked nothing
+    has = {name for name in bench.spec.defaults if bench.subject.takes(name) or not _takes_anything(bench)}
+    tried = [wrong for wrong in _OUT_OF_RANGE if wrong.keys() <= has and _refused(bench, wrong)]
+    accepted = [wrong for wrong in tried if bench.makes(bench.options(wrong))]
     taken = [f"{name}={value!r}" for wrong in accepted for name, value in wrong.items()]
     figure = Figure(value=len(taken), unit=f"of {len(tried)} wrong values taken", bound=0)
     if taken:
-        said = f"It takes {', '.join(taken)} without an error; {bench.spec.name} refuses that."
+        said = f"It takes {', '.join(taken)} without an error"
+        said += f"; {bench.spec.name} refuses that." if bench.spec.torch_class else ", which is out of range."
         return Finding(status="differs", consequence=said, figure=figure)
     return Finding(status="pass", consequence="Numbers out of range are refused.", figure=figure)
 
 
-def _option(bench: Bench, name: str, **others: Any) -> Finding:
+def _option(bench: Bench, name: str, *, value: bool = True, **others: Any) -> Finding:
     """A flag that changes the formula: heeded, ignored, or something else."""
-    given = {name: True, **others}
+    given = {name: value, **others}
     ((_, error, model),) = follow(bench, given, (40,), fade=True, scale=SCALE)
+    text = f"{name}={value}"
+    if _end(bench, given).equal(_end(bench, {**given, name: not value})):  # also where rounding hides what is missing
+        said = f"{text} is taken and ignored: after 40 steps parameters are {off(error)}."
+        return Finding(status="fails", consequence=said, figure=Figure(value=0, unit=f"elements changed by {text}"))
     bound = bench.rounding(model)
-    figure = Figure(value=error, unit="relative update error at step 40", bound=bound)
+    figure = Figure(value=error, unit=f"{UPDATE} at step 40", bound=bound)
     if error <= bound:
-        return Finding(status="pass", consequence=f"{name} acts as documented.", figure=figure)
-    if _end(bench, given).equal(_end(bench, {**given, name: False})):
-        said = f"{name} is taken and ignored: after 40 steps parameters are {percent(error)} of their way off."
-        return Finding(status="fails", consequence=said, figure=figure)
-    said = f"With {name} parameters are {percent(error)} of their way from where the formula puts them after 40 steps."
+        return Finding(status="pass", consequence=f"{text} acts as documented.", figure=figure)
+    said = f"With {text} parameters are {off(error)} after 40 steps."
     return Finding(status="differs", consequence=said, figure=figure)
 
 
-def _end(bench: Bench, options: dict[str, Any]) -> Tensor:
+def _end(bench: Bench, options: Mapping[str, Any]) -> Tensor:
     """Where the subject is after gradients that shrink half-way; with random numbers that are the same each time."""
     random = generator()
-    torch.manual_seed(1)
+    seed(bench.device, 1)
     param = bench.parameter(normal((64, 64), random, SCALE))
     optimizer = bench.optimizer([param], **options)
     for scale in 10 * [1.0] + 10 * [0.1]:
@@ -130,8 +170,10 @@ def amsgrad(bench: Bench) -> Finding:
 
 
 def nesterov(bench: Bench) -> Finding:
-    """Nesterov's momentum."""
-    return _option(bench, "nesterov", dampening=0.0)
+    """Nesterov's momentum; momentum without it, where that is the default."""
+    wanted = not bench.spec.exercise.get("nesterov", False)
+    undamped = {"dampening": 0.0} if "dampening" in bench.options({}) else {}
+    return _option(bench, "nesterov", value=wanted, **undamped)
 
 
 def within(figure: Figure) -> bool:
@@ -141,7 +183,7 @@ def within(figure: Figure) -> bool:
 
 def closure(bench: Bench) -> Finding:
     """A closure that evaluates the loss with gradients, called from a training loop that has none enabled."""
-    param = bench.parameter(torch.linspace(1, 2, 8))
+    param = bench.parameter(torch.zeros(8))  # from which no storage loses a movement
     start = float64(param)
     optimizer = bench.optimizer([param])
     seen = []
@@ -150,13 +192,13 @@ def closure(bench: Bench) -> Finding:
         seen.append(torch.is_grad_enabled())
         optimizer.zero_grad()
         with torch.enable_grad():
-            loss = (param * param).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = (param - 1).square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         return loss.detach()
 
     try:
         with torch.no_grad():
-            returned = optimizer.step(evaluate)  # type: ignore[arg-type]
+            returned = optimizer.step(evaluate)  # type: ignore[arg-type]  # torch wants a float; it takes tensors
     except TypeError as error:
         return Finding(status="differs", consequence=f"step() takes no closure: {error}.")
     moved = not torch.equal(float64(param), start)
@@ -198,13 +240,14 @@ def zero_grad(bench: Bench) -> Finding:
 
 def missing_gradient(bench: Bench) -> Finding:
     """A parameter without a gradient stays as it is, and so does a frozen one."""
-    params = [bench.parameter(torch.ones(4)) for _ in range(2)]
+    params = [bench.parameter(torch.ones(4)) for _ in range(3)]
+    params[2].requires_grad_(False)
     optimizer = bench.optimizer(params)
     for _ in range(3):
-        give(params, [torch.ones_like(params[0]), None])
+        give(params, [torch.ones_like(params[0]), None, None])
         optimizer.step()
-    moved = float((float64(params[1]) - 1).abs().max())
-    figure = Figure(value=moved, unit="moved", bound=0)
+    moved = max(float((float64(p) - 1).abs().max()) for p in params[1:])
+    figure = Figure(value=moved, unit="of movement", bound=0)
     if moved != 0:
         said = f"A parameter without a gradient moves, by {moved:.3g} in three steps."
         return Finding(status="fails", consequence=said, figure=figure)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gaudi3_rt.numerics._bench import Bench, Finding, generator, give, normal
+from gaudi3_rt.numerics._bench import Bench, Finding, counted, differing, generator, give, normal
 from gaudi3_rt.numerics._checks_state import sentence
+from gaudi3_rt.numerics._isolation import seed, with_threads
 from gaudi3_rt.numerics._passport import Figure
 from gaudi3_rt.numerics._subject import RefusedError
 
@@ -24,26 +25,20 @@ _MANY = 120_001
 """Elements: torch divides work among threads from 32768 on, and an odd number leaves a rest to one of them."""
 
 
-def _run(bench: Bench, count: int, threads: int | None = None) -> list[Tensor]:
+def _run(bench: Bench, count: int) -> list[Tensor]:
     """Parameters after three steps, always from the same numbers."""
-    before = torch.get_num_threads()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        random = generator(11)
-        torch.manual_seed(2)
-        params = [bench.parameter(normal((size,), random)) for size in (count, 33, 1)]
-        optimizer = bench.optimizer(params)
-        for _ in range(3):
-            give(params, [bench.tensor(normal(p.shape, random)) for p in params])
-            optimizer.step()
-        return [p.detach() for p in params]
-    finally:
-        torch.set_num_threads(before)
+    random = generator(11)
+    seed(bench.device, 2)
+    params = [bench.parameter(normal((size,), random)) for size in (count, 33, 1)]
+    optimizer = bench.optimizer(params)
+    for _ in range(3):
+        give(params, [bench.tensor(normal(p.shape, random)) for p in params])
+        optimizer.step()
+    return [p.detach() for p in params]
 
 
 def _differing(one: list[Tensor], other: list[Tensor]) -> Figure:
-    count = sum(int((a != b).sum()) for a, b in zip(one, other, strict=True))
+    count = sum(differing(a, b) for a, b in zip(one, other, strict=True))
     return Figure(value=count, unit="elements differ", bound=0)
 
 
@@ -60,7 +55,7 @@ def deterministic_threads(bench: Bench) -> Finding:
     """The same with one thread, and with three."""
     if bench.device.type != "cpu":
         return Finding(status="not applicable", consequence="The step does not run on threads of the CPU.")
-    figure = _differing(_run(bench, _MANY, threads=1), _run(bench, _MANY, threads=3))
+    figure = _differing(*(with_threads(count, lambda: _run(bench, _MANY)) for count in (1, 3)))
     if figure.value:
         said = f"One thread and three end in other bits, in {figure.value:g} of {_MANY + 34} elements."
         return Finding(status="fails", consequence=said, figure=figure)
@@ -72,10 +67,10 @@ def memory(bench: Bench) -> Finding:
     count = 2**18
     param = bench.parameter(torch.ones(count))
     optimizer = bench.optimizer([param])
-    give([param], [torch.ones_like(param)])
     with mock.patch.object(torch, "compile", wraps=torch.compile) as compiler:
-        optimizer.step()
-        optimizer.step()
+        for _ in range(2):
+            give([param], [torch.ones_like(param)])
+            optimizer.step()
     kept = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in _tensors(dict(optimizer.state))}
     kept.pop(param.untyped_storage().data_ptr(), None)
     per_parameter = sum(kept.values()) / count
@@ -84,7 +79,7 @@ def memory(bench: Bench) -> Finding:
     bound = wide * (bench.spec.moments + bench.narrow) + 64 / count * len(kept)
     figure = Figure(value=per_parameter, unit="bytes per parameter", bound=bound)
     said = f"State takes {per_parameter:.3g} bytes for each parameter"
-    if compiler.called:  # what is compiled does not run while operations are watched
+    if compiler.called:
         said += "; what a step takes for a while is not measured, because it compiles itself"
     else:
         said += f", and torch operations of a step up to {_peak(optimizer) / count:.2g} more for a while"
@@ -108,11 +103,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-class _Temporaries(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Temporaries(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of its __init_subclass__
     """Counts what torch operations allocate, as long as it lives; not what a kernel allocates inside."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self._live: dict[int, int] = {}
         self.most = 0
 
@@ -132,7 +127,8 @@ class _Temporaries(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _peak(optimizer: torch.optim.Optimizer) -> int:
     """The most bytes that operations of one step allocate at a time."""
-    with _Temporaries() as temporaries:
+    # What is compiled cannot be run while operations are watched, nor afterwards.
+    with torch.compiler.set_stance("force_eager"), _Temporaries() as temporaries:
         optimizer.step()
     return int(temporaries.most)
 
@@ -170,14 +166,15 @@ def recompiles(bench: Bench) -> Finding:
                 compiled()
             except Exception as error:  # noqa: BLE001 (whatever the compiler or the step raises)
                 optimizer.step()  # if this fails as well, it is no matter of compilation
-                said = f"Its step is not compiled by torch.compile: {type(error).__name__}: {error}"
+                said = f"With a tensor as lr, torch.compile does not compile its step: {type(error).__name__}: {error}"
                 return Finding(status="differs", consequence=sentence(said))
     figure = Figure(value=graphs - first, unit="recompilations in 5 steps", bound=0)
     if graphs > first:
-        said = f"torch.compile compiles the step again {graphs - first} times in five steps of a scheduler."
+        again = counted(graphs - first, "time", "times")
+        said = f"torch.compile compiles the step again, {again} in five steps of a scheduler."
         return Finding(status="differs", consequence=said, figure=figure)
     said = "A scheduler that changes a tensor lr makes torch.compile compile nothing again"
-    said += f" ({first} graphs in the first three steps)." if first else " (the step is not compiled)."
+    said += f" ({counted(first, 'graph', 'graphs')} in the first three steps)." if first else " (nothing is compiled)."
     return Finding(status="pass", consequence=said, figure=figure)
 
 

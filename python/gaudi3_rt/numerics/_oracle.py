@@ -6,17 +6,17 @@ Nothing here comes from torch.optim, which is itself a subject, or from the kern
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-State = dict[str, Tensor]
-Rule = Callable[[Tensor, Tensor, State, Mapping[str, Any], int], Tensor]
-"""New parameter from parameter, gradient, state (updated in place), options, and number of the step from 1."""
+from gaudi3_rt.numerics import _formulas as formulas
+from gaudi3_rt.numerics._formulas import Rule, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class Specification:
         adam: whether it has the two moments and the bias correction of Adam, element by element.
         decoupled: whether decay multiplies the parameter, apart from the gradient.
         elementwise: whether elements are updated independently of one another.
-        by_sign: whether steps are signs, which may turn at a tie.
+        matrices: whether parameters must be matrices.
+        coarse: the formula with the narrow arithmetic that its authors chose for a part of it; what rounding may do.
     """
 
     name: str
@@ -47,7 +48,8 @@ class Specification:
     adam: bool = False
     decoupled: bool = False
     elementwise: bool = True
-    by_sign: bool = False
+    matrices: bool = False
+    coarse: Rule | None = None
 
     @property
     def torch_class(self) -> type[torch.optim.Optimizer] | None:
@@ -56,74 +58,19 @@ class Specification:
         return getattr(torch.optim, name) if module == "torch.optim" else None
 
 
-def _adam(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int, *, decoupled: bool) -> Tensor:
-    lr, (beta1, beta2), decay = float(options["lr"]), map(float, options["betas"]), options["weight_decay"]
-    if decoupled:
-        p = p - lr * decay * p
-    else:
-        g = g + decay * p
-    m = state["exp_avg"] = beta1 * state.get("exp_avg", torch.zeros_like(p)) + (1 - beta1) * g
-    v = state["exp_avg_sq"] = beta2 * state.get("exp_avg_sq", torch.zeros_like(p)) + (1 - beta2) * g * g
-    if options["amsgrad"]:
-        v = state["max_exp_avg_sq"] = torch.maximum(state.get("max_exp_avg_sq", v), v)
-    denominator: Tensor = (v / (1 - beta2**t)).sqrt() + options["eps"]
-    return p - lr * (m / (1 - beta1**t)) / denominator
-
-
-def _adam_l2(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
-    return _adam(p, g, state, options, t, decoupled=bool(options.get("decoupled_weight_decay")))
-
-
-def _adamw(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
-    return _adam(p, g, state, options, t, decoupled=True)
-
-
-def _sgd(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
-    g = g + options["weight_decay"] * p
-    momentum = options["momentum"]
-    if momentum:
-        old = state.get("momentum_buffer")
-        b = state["momentum_buffer"] = g if t == 1 or old is None else momentum * old + (1 - options["dampening"]) * g
-        g = g + momentum * b if options["nesterov"] else b
-    return p - float(options["lr"]) * g
-
-
-def _adagrad(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
-    g = g + options["weight_decay"] * p
-    first = torch.full_like(p, options["initial_accumulator_value"])
-    total = state["sum"] = state.get("sum", first) + g * g
-    lr = float(options["lr"]) / (1 + (t - 1) * float(options["lr_decay"]))
-    return p - lr * g / (total.sqrt() + float(options["eps"]))
-
-
-def _lion(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:  # noqa: ARG001 (as Rule)
-    lr, (beta1, beta2), decay = float(options["lr"]), options["betas"], float(options["weight_decay"])
-    m = state.get("exp_avg", torch.zeros_like(p))
-    state["exp_avg"] = beta2 * m + (1 - beta2) * g
-    sign: Tensor = (beta1 * m + (1 - beta1) * g).sign()
-    return p - lr * (sign + decay * p)
-
-
-def _lamb(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
-    (beta1, beta2), decay = options["betas"], float(options["weight_decay"])
-    m = state["exp_avg"] = beta1 * state.get("exp_avg", torch.zeros_like(p)) + (1 - beta1) * g
-    v = state["exp_avg_sq"] = beta2 * state.get("exp_avg_sq", torch.zeros_like(p)) + (1 - beta2) * g * g
-    u: Tensor = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + options["eps"]) + decay * p
-    of_p, of_u = float(p.norm()), float(u.norm())
-    ratio = of_p / of_u if decay and of_p and of_u else 1.0
-    return p - float(options["lr"]) * ratio * u
-
-
-def _lars(p: Tensor, g: Tensor, state: State, options: Mapping[str, Any], t: int) -> Tensor:
-    decay, of_p, of_g = float(options["weight_decay"]), float(p.norm()), float(g.norm())
-    ratio = 1.0
-    if decay and of_p and of_g:
-        ratio = options["trust_coeff"] * of_p / (of_g + decay * of_p + options["eps"])
-    return _sgd(p, ratio * (g + decay * p), state, {**options, "weight_decay": 0.0}, t)
-
-
 _DOCS = "https://docs.pytorch.org/docs/stable/generated/"
 _ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
+_MUON = {
+    "lr": 1e-3,
+    "weight_decay": 0.1,
+    "momentum": 0.95,
+    "nesterov": True,
+    "ns_coefficients": (3.4445, -4.7750, 2.0315),
+    "eps": 1e-7,
+    "ns_steps": 5,
+    "adjust_lr_fn": None,
+}
+_ITERATION = {"ns_coefficients": (3.4, -4.7, 2.05), "ns_steps": 4, "adjust_lr_fn": "match_rms_adamw"}
 _SGD = {"lr": 1e-3, "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False}
 
 SPECIFICATIONS = {
@@ -132,7 +79,7 @@ SPECIFICATIONS = {
         Specification(
             name="torch.optim.AdamW",
             source=_DOCS + "torch.optim.AdamW.html",
-            rule=_adamw,
+            rule=formulas.adamw,
             defaults={**_ADAM, "weight_decay": 1e-2},
             exercise={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
             moments=2,
@@ -142,7 +89,7 @@ SPECIFICATIONS = {
         Specification(
             name="torch.optim.Adam",
             source=_DOCS + "torch.optim.Adam.html",
-            rule=_adam_l2,
+            rule=formulas.adam_l2,
             defaults=_ADAM,
             exercise={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
             moments=2,
@@ -151,7 +98,7 @@ SPECIFICATIONS = {
         Specification(
             name="torch.optim.SGD",
             source=_DOCS + "torch.optim.SGD.html",
-            rule=_sgd,
+            rule=formulas.sgd,
             defaults=_SGD,
             exercise={"lr": 1e-3, "momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-2},
             moments=1,
@@ -159,7 +106,7 @@ SPECIFICATIONS = {
         Specification(
             name="torch.optim.Adagrad",
             source=_DOCS + "torch.optim.Adagrad.html",
-            rule=_adagrad,
+            rule=formulas.adagrad,
             defaults={
                 "lr": 1e-2,
                 "lr_decay": 0,
@@ -173,19 +120,31 @@ SPECIFICATIONS = {
             moments=1,
         ),
         Specification(
+            name="torch.optim.Muon",
+            source=_DOCS
+            + "torch.optim.Muon.html, with the iteration in bfloat16, as in kellerjordan.github.io/posts/muon",
+            rule=formulas.muon,
+            coarse=functools.partial(formulas.muon, rounded=formulas.bfloat16),
+            defaults=_MUON,
+            exercise={**_MUON, "lr": 2e-3, "weight_decay": 0.2, "momentum": 0.9, **_ITERATION},
+            moments=1,
+            decoupled=True,
+            elementwise=False,
+            matrices=True,
+        ),
+        Specification(
             name="lion",
             source="arXiv:2302.06675, Algorithm 2",
-            rule=_lion,
+            rule=formulas.lion,
             defaults={"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0},
             exercise={"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 1e-2},
             moments=1,
             decoupled=True,
-            by_sign=True,
         ),
         Specification(
             name="lamb",
             source="arXiv:1904.00962, Algorithm 2, with gradients clipped to a global norm first, as in apex",
-            rule=_lamb,
+            rule=formulas.lamb,
             defaults={
                 "lr": 1e-3,
                 "betas": (0.9, 0.999),
@@ -193,7 +152,7 @@ SPECIFICATIONS = {
                 "weight_decay": 0.01,
                 "max_grad_norm": 1.0,
             },
-            exercise={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 1e-2, "max_grad_norm": 1.0},
+            exercise={"lr": 2e-3, "betas": (0.88, 0.995), "eps": 3e-6, "weight_decay": 0.03, "max_grad_norm": 2.0},
             optional={"max_grad_norm": None},
             moments=2,
             elementwise=False,
@@ -201,7 +160,7 @@ SPECIFICATIONS = {
         Specification(
             name="lars",
             source="arXiv:1708.03888, with the learning rate outside of the momentum, as in timm",
-            rule=_lars,
+            rule=formulas.lars,
             defaults={
                 "lr": 1.0,
                 "momentum": 0,
@@ -211,7 +170,7 @@ SPECIFICATIONS = {
                 "trust_coeff": 0.001,
                 "eps": 1e-8,
             },
-            exercise={"lr": 0.5, "momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-2},
+            exercise={"lr": 0.5, "momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-2, "trust_coeff": 2e-3},
             optional={"dampening": 0},
             moments=1,
             elementwise=False,
@@ -239,7 +198,8 @@ class Reference:
     Args:
         params: tensors, or groups as in torch; they are copied, not changed.
         like: name of the specification.
-        stored: round parameters and moments to this dtype after each step: what storage alone does to the result.
+        stored: round parameters and moments to this dtype after each step, and what the authors of the formula round:
+            what storage alone does to the result.
         **options: of the specification; what is not given has its default.
 
     Attributes:
@@ -260,6 +220,7 @@ class Reference:
     ) -> None:
         self._spec = specification(like)
         self._stored = stored
+        self._rule = self._spec.rule if stored is None else self._spec.coarse or self._spec.rule
         given: list[Any] = list(params)
         groups = given if given and isinstance(given[0], dict) else [{"params": given}]
         self.params: list[Tensor] = []
@@ -283,7 +244,7 @@ class Reference:
                 continue
             self._steps[i] += 1
             signed = -grad if group.get("maximize") else grad
-            new = self._spec.rule(self.params[i], factor * signed, self._states[i], group, self._steps[i])
+            new = self._rule(self.params[i], factor * signed, self._states[i], group, self._steps[i])
             self.params[i] = self._round(new)
             self._states[i] = {name: self._round(value) for name, value in self._states[i].items()}
 

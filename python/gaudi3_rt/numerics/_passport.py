@@ -17,6 +17,19 @@ Status = Literal["pass", "differs", "fails", "not applicable"]
 specification. ``fails``: an option is taken and ignored, state is lost, results are not repeatable, or an error."""
 
 
+_SINGULAR = {
+    "bytes per parameter": "byte per parameter",
+    "elements changed": "element changed",
+    "elements differ": "element differs",
+    "entries changed": "entry changed",
+    "faults": "fault",
+    "other defaults": "other default",
+    "recompilations in 5 steps": "recompilation in 5 steps",
+    "unknown keywords taken": "unknown keyword taken",
+}
+"""Units of a figure that is 1, as people read it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """What a check measured.
@@ -33,7 +46,7 @@ class Figure:
 
     def __str__(self) -> str:
         """The number with its unit."""
-        return f"{self.value:.3g} {self.unit}"
+        return f"{self.value:.3g} {_SINGULAR.get(self.unit, self.unit) if self.value == 1 else self.unit}"
 
     def to_dict(self) -> dict[str, Any]:
         """As values for JSON; numbers that JSON does not have are texts."""

@@ -7,11 +7,14 @@ import functools
 import importlib.metadata
 import inspect
 import platform
+import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
+from gaudi3_rt.errors import ParameterValidationError
 
 Factory = Callable[..., torch.optim.Optimizer]
 
@@ -19,15 +22,16 @@ Factory = Callable[..., torch.optim.Optimizer]
 class RefusedError(Exception):
     """The factory raised for the options that it was given."""
 
-    def __init__(self, options: Mapping[str, Any], error: Exception) -> None:
+    def __init__(self, options: Mapping[str, Any], error: BaseException) -> None:
         self.options = dict(options)
         self.error = error
         super().__init__(f"{type(error).__name__}: {error}")
 
     @property
-    def names_it(self) -> list[str]:
-        """Those of the options that the error names."""
-        return [name for name in self.options if name in str(self.error)]
+    def unknown(self) -> str | None:
+        """The option that it does not have, where that is why."""
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(self.error))
+        return found[1] if isinstance(self.error, TypeError) and found and found[1] in self.options else None
 
 
 class Subject:
@@ -48,30 +52,30 @@ class Subject:
         self.name = _public_name(inner) + (f"({_keywords(self.bound)})" if self.bound else "")
 
     def make(self, params: Any, options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        """An optimizer.
+        """An optimizer of parameters or groups, which are the factory's own lists and dictionaries.
 
         Raises:
             RefusedError: the factory raised.
         """
+        own = [dict(one) if isinstance(one, dict) else one for one in params]
         try:
-            return self.factory(params, **options)
-        except Exception as error:
+            return self.factory(own, **options)
+        except (Exception, SystemExit) as error:
             raise RefusedError(options, error) from error
 
-    def makes(self, options: Mapping[str, Any]) -> bool:
-        """Whether an optimizer of one small parameter can be made with these options."""
-        try:
-            self.make([torch.nn.Parameter(torch.ones(2))], options)
-        except RefusedError:
-            return False
-        return True
+    def check(self, device: torch.device) -> None:
+        """Refuses a factory that makes something else; one that raises is a finding of the checks.
 
-    def lacking(self, options: Mapping[str, Any], optional: Collection[str]) -> tuple[str, ...]:
-        """Those of the optional ones that it refuses while it takes the others; none if it refuses these too."""
-        needed = {name: value for name, value in options.items() if name not in optional}
-        if not optional or self.makes(options) or not self.makes(needed):
-            return ()
-        return tuple(name for name in optional if not self.makes({**needed, name: options[name]}))
+        Raises:
+            ParameterValidationError: what it makes is no optimizer.
+        """
+        with contextlib.suppress(RefusedError):
+            made: Any = self.make([torch.nn.Parameter(torch.zeros(2, 2, device=device))], {})
+            if not isinstance(made, torch.optim.Optimizer):
+                msg = (
+                    f"{self.name} must make a torch.optim.Optimizer, and makes an object of type {type(made).__name__}"
+                )
+                raise ParameterValidationError(msg)
 
     def takes(self, option: str) -> bool | None:
         """Whether the signature has this keyword; None where it does not tell."""
