@@ -56,7 +56,7 @@ Examples:
     show_default=True,
     help="How shards are cut: each parameter by rows, or a group by elements.",
 )
-@click.option("--allow-lossy", is_flag=True, help="Convert also what OUT has no place for.")
+@click.option("--allow-lossy", is_flag=True, help="Convert also what OUT has no place for, or goes on with otherwise.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--steps", type=click.IntRange(1), default=8, show_default=True, help="Updates to compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON.")
@@ -75,7 +75,8 @@ def convert_state(
     """Convert the state of an optimizer, and say what that does.
 
     IN is a file of torch.save, or one for each rank; it is never executed and never written to. OUT appears when it is
-    complete. Both sides then take a few updates, and the certificate says how far they are apart.
+    complete. Both sides take a few updates before that, and the certificate says how far they are apart; if it is more
+    than rounding, OUT is written with --allow-lossy only.
     """
     options = Options(
         source=origin,

@@ -56,7 +56,15 @@ class Certificate:
     @property
     def reproduces(self) -> bool:
         """Whether the target's options and counts are the source's, and its updates but for rounding."""
-        return not self.changed and all(error <= self.rounding for error in self.update_error.values())
+        return not self.shortfall
+
+    @property
+    def shortfall(self) -> tuple[str, ...]:
+        """Why it does not reproduce; nothing if it does."""
+        apart = {step: error for step, error in self.update_error.items() if not error <= self.rounding}
+        errors = ", ".join(f"{error:.1e} after {step}" for step, error in apart.items())
+        said = f"updates are apart by {errors}, where rounding is up to {self.rounding:.1e}"
+        return (*self.changed, *((said, *self.differs) if apart else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """As values for JSON."""
@@ -72,7 +80,7 @@ class Certificate:
         errors = ", ".join(f"{error:.1e} after {step}" for step, error in self.update_error.items())
         found = f" ({'; '.join(self.evidence)})" if self.evidence else ""
         verdict = f"the same but for rounding, which is up to {self.rounding:.1e}"
-        if any(error > self.rounding for error in self.update_error.values()):
+        if not all(error <= self.rounding for error in self.update_error.values()):
             verdict = f"not the same; rounding is up to {self.rounding:.1e}"
         rows = [
             ("source", f"{self.source}{found}"),

@@ -49,7 +49,8 @@ def convert_file(
 
     Files are mapped and not loaded; what changes is converted one tensor at a time, in a scratch file beside the
     target. The target is written beside its place and moved there when it is complete. What else is in a single file
-    is kept; of several files, or into several, only the optimizer's state is.
+    is kept; of several files, or into several, only the optimizer's state is. A file goes without its certificate: a
+    conversion that does not reproduce is written with ``allow_lossy`` only.
 
     Args:
         source: made by ``torch.save``; several for the ranks, in order.
@@ -65,7 +66,7 @@ def convert_file(
         CheckpointNotFoundError: there is no such source.
         CheckpointCorruptError: it is no file of ``torch.save``, or cut off.
         DataValidationError: it would execute something, holds no state of an optimizer or several, or as for
-            ``convert_state``.
+            ``convert_state``; or the target would not go on as the source, and ``allow_lossy`` is false.
         ParameterValidationError: the target is one of the sources, or exists.
         InsufficientStorageError: the target's file system is too full.
         CheckpointError: the target cannot be written.
@@ -78,6 +79,7 @@ def convert_file(
     places = [find(document, key, path) for document, path in zip(documents, sources, strict=True)]
     states = [get(document, place) for document, place in zip(documents, places, strict=True)]
     planned, certificate = plan(states, options)
+    _refuse_difference(certificate, options)
     notes = tuple(
         f"the state was found at {'.'.join(map(str, place))}" for place in places[:1] if place and key is None
     )
@@ -99,6 +101,16 @@ def convert_file(
             temporary.replace(path)
         _sync_folder(folder)
     return targets, replace(certificate, notes=certificate.notes + notes)
+
+
+def _refuse_difference(certificate: Certificate, options: Options) -> None:
+    if not certificate.reproduces and not options.allow_lossy:
+        message = (
+            f"{certificate.target} would not go on as {certificate.source} does: {'; '.join(certificate.shortfall)}; "
+            f"nothing was written"
+        )
+        consent = "Give allow_lossy=True (--allow-lossy) to convert all the same, with the whole certificate"
+        raise DataValidationError(message, suggestions=(consent,))
 
 
 def names_in(path: str | Path) -> dict[str, tuple[int, ...]]:
