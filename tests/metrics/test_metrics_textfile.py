@@ -87,11 +87,14 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["all.prom"]
 
 
-def test_a_disk_that_is_full_does_not_end_it(tmp_path, written, caplog, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("can't start new thread")], ids=["full", "no thread"]
+)
+def test_a_write_that_fails_does_not_end_it(tmp_path, written, caplog, monkeypatch, error):
     """Said once; written again when it can be."""
 
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise error
 
     with metrics.Metrics(system=False) as counted, monkeypatch.context() as patch:
         patch.setattr("prometheus_client.write_to_textfile", full)
@@ -103,7 +106,7 @@ def test_a_disk_that_is_full_does_not_end_it(tmp_path, written, caplog, monkeypa
             for _ in range(3):
                 written()
             assert steps_in(writer.path) == 0
-    assert caplog.text.count("cannot be written ([Errno 28] No space left on device); it is tried again") == 1
+    assert caplog.text.count(f"cannot be written ({error}); it is tried again") == 1
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

@@ -108,3 +108,15 @@ def test_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match=r'pip install "gaudi3_rt\[tensorboard\]"'):
         metrics.TensorBoardWriter(tmp_path)
+
+
+def test_a_full_disk_ends_no_training(tmp_path, monkeypatch, caplog):
+    """It is said when the writer is left."""
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.close", full)
+    with metrics.TensorBoardWriter(tmp_path, rank=0) as writer:
+        events.emit(events.StepCompleted, step=1, seconds=1.0)
+    assert f"the last scalars in {writer.folder} may be missing: [Errno 28] No space left on device" in caplog.text

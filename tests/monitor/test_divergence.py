@@ -89,6 +89,17 @@ def test_real_divergence(seed, level, noise, shape, start):
     assert rise[found[0] - 20] <= 6.0
 
 
+def test_spikes_hide_no_rise():
+    """Lone spikes, one in each block and of every size, make the noise no wider."""
+    random = np.random.default_rng(0)
+    losses = 2 + 0.01 * random.normal(size=LENGTH)
+    losses[5::10] += random.uniform(0, 50, LENGTH // 10)
+    assert diverged(losses) == []
+    losses[1000:] += 0.5
+    (found,) = diverged(losses)
+    assert 1000 < found < 1040
+
+
 def test_what_was_usual_before_is_no_divergence():
     """Of a loss that swings, at most the first swing is news; a rise far above the swings is news again."""
     swings = 3 + np.sin(STEPS / 30)

@@ -114,6 +114,17 @@ def test_damaged_files(tmp_path):
             read_history(path)
 
 
+def test_records_wait_for_others(tmp_path, monkeypatch):
+    """So that short steps do not each wake the thread that writes; the end of the run waits for nobody."""
+    monkeypatch.setattr("gaudi3_rt.monitor._monitor._HISTORY_LINGER", 1000.0)
+    with TrainingMonitor(tmp_path, stall_seconds=None) as monitor:
+        for _ in range(3000):
+            with monitor.step():
+                pass
+        assert read_history(tmp_path).records == ()
+    assert len(read_history(tmp_path).steps()) == 3000
+
+
 def test_a_full_disk(tmp_path, monkeypatch, caplog):
     """One warning, training goes on, and so does the history once there is room; a torn line is ended first."""
     file = tmp_path / "history-rank0.jsonl"

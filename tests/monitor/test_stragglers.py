@@ -129,8 +129,9 @@ def test_ranks_that_are_gone_do_not_count(tmp_path, found):
     ranks.compare(0.2, 0.2, 0.2, 0.2)
     (tmp_path / "ranks" / "rank1.json").write_text('{"number": 7')
     (tmp_path / "ranks" / "rank2.json").write_text(json.dumps({"number": 9, "step": 5, "seconds": 1.0, "own": 0.9}))
+    (tmp_path / "ranks" / "rank3.json").write_text("[]")
     ranks = Ranks(tmp_path, 4)
-    ranks.compare(0.2, None, None, 0.2, times=20)
+    ranks.compare(0.2, None, None, None, times=20)
     assert found == []
 
 

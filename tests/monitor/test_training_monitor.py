@@ -1,8 +1,10 @@
 """Steps as records: their parts, their figures, their ends; and what is refused."""
 
+import importlib
 import json
 import math
 import os
+import sys
 import threading
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from gaudi3_rt import amp, events
-from gaudi3_rt.errors import ParameterValidationError
+from gaudi3_rt.errors import HPUNotAvailableError, ParameterValidationError, UnrecognizedError
 from gaudi3_rt.monitor import TrainingMonitor
 from gaudi3_rt.optim import FusedAdamW
 from gaudi3_rt.testing import FakeClock
@@ -207,17 +209,82 @@ def test_a_step_that_fails_is_none(clock, seen):
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"),
-    [(ValueError, "failed"), (KeyboardInterrupt, "interrupted"), (SystemExit, "interrupted")],
+    ("error", "outcome", "code"),
+    [
+        (ValueError("?"), "failed", UnrecognizedError.code),
+        (ParameterValidationError("lr=-1"), "failed", ParameterValidationError.code),
+        (
+            RuntimeError("Device acquire failed. synStatus=20 [Device already acquired]"),
+            "failed",
+            HPUNotAvailableError.code,
+        ),
+        (KeyboardInterrupt(), "interrupted", None),
+        (SystemExit(1), "interrupted", None),
+    ],
 )
-def test_how_a_run_ends(clock, seen, error, outcome):
-    """Said whatever happened, and the next monitor can run."""
-    with pytest.raises(error), watch(clock) as monitor, monitor.step():
+def test_how_a_run_ends(clock, seen, error, outcome, code):
+    """Said whatever happened, with what it means, and the next monitor can run."""
+    with pytest.raises(type(error)), watch(clock) as monitor, monitor.step():
         raise error
-    assert (seen[-1].outcome, seen[-1].error, seen[-1].step) == (outcome, error.__name__, 0)
+    end = seen[-1]
+    assert (end.outcome, end.error, end.code, end.step) == (outcome, type(error).__name__, code, 0)
     with watch(clock):
         pass
-    assert seen[-1].outcome == "completed"
+    assert (seen[-1].outcome, seen[-1].code) == ("completed", None)
+
+
+def test_an_interrupt_while_a_run_begins(clock, seen, tmp_path):
+    """Nothing of it is left: no thread, no hook, and the next monitor can run."""
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    threads = threading.active_count()
+    with events.subscribe(interrupt, events.RunStarted, inline=True), pytest.raises(KeyboardInterrupt):
+        TrainingMonitor(tmp_path).__enter__()
+    assert threading.active_count() == threads
+    assert seen[-1].outcome == "interrupted"
+    with watch(clock) as monitor, monitor.step():
+        pass
+    assert (seen[-1].outcome, seen[-1].step) == ("completed", 1)
+
+
+def test_figures_that_make_no_sense_stop_no_training(clock, seen):
+    """An optimizer without a learning rate, and a count that is not finite."""
+
+    class Plain(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {})
+
+        def step(self):
+            pass
+
+    optimizer = Plain([torch.ones(1)])
+    with watch(clock) as monitor:
+        monitor.watch(optimizer)
+        with monitor.step(samples=float("nan"), tokens=torch.tensor(float("inf"))):
+            optimizer.step()
+    (step,) = of(seen, events.StepCompleted)
+    assert (step.learning_rate, step.samples, step.tokens, step.skipped) == (None, None, None, False)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_that_the_scaler_of_torch_skips(clock, seen, fused):
+    """It does not call the optimizer, or tells a fused one, which leaves the parameters as they were."""
+    param = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([param], fused=fused)
+    scaler = torch.amp.GradScaler("cpu")
+    with watch(clock) as monitor:
+        monitor.watch(optimizer)
+        for factor in (1.0, float("inf"), 1.0):
+            with monitor.step():
+                optimizer.zero_grad()
+                scaler.scale((param * factor).sum()).backward()
+                before = param.detach().clone()
+                scaler.step(optimizer)
+                scaler.update()
+            assert torch.equal(param, before) == (factor != 1.0)
+    assert [step.skipped for step in of(seen, events.StepCompleted)] == [False, True, False]
 
 
 def test_what_is_refused(clock):
@@ -323,3 +390,19 @@ def test_a_forked_child_is_not_the_rank(clock, tmp_path):
         for file in sorted(tmp_path.rglob("*.jsonl"))
     ]
     assert lines == [["RunStarted", "StepCompleted", "RunFinished"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("adapter", "missing", "install"),
+    [
+        ("huggingface", ("transformers",), "pip install transformers accelerate"),
+        ("lightning", ("lightning", "lightning.pytorch", "pytorch_lightning"), "pip install lightning"),
+    ],
+)
+def test_a_framework_that_is_not_installed(monkeypatch, adapter, missing, install):
+    """Is named, with how to get it."""
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"gaudi3_rt.monitor.{adapter}", raising=False)
+    with pytest.raises(ImportError, match=install):
+        importlib.import_module(f"gaudi3_rt.monitor.{adapter}")

@@ -356,12 +356,14 @@ class RunFinished(Event):
         step: number of the last completed step.
         outcome: ``completed``, ``failed`` by an exception, or ``interrupted`` by Ctrl-C or a call of exit.
         error: class of the exception; None if it completed.
+        code: stable code of what a failure means; None if it did not fail.
         rank: of this process.
     """
 
     step: int
     outcome: str
     error: str | None = None
+    code: int | None = None
     rank: int = 0
 
 
@@ -503,7 +505,7 @@ class StragglerDetected(Anomaly):
 
     Attributes:
         seconds: median of a step on that rank, its waits for the others left out as far as they are known.
-        usual_seconds: median over all ranks.
+        usual_seconds: median over the other ranks.
         reported_by: the rank that emits.
     """
 

@@ -95,7 +95,11 @@ class Metrics:
         self._pid = os.getpid()
         with self._store.lock:
             start(self._store)
-        self._subscription = events.subscribe(self._count, *KINDS, capacity=self._capacity, linger=LINGER)
+        try:
+            self._subscription = events.subscribe(self._count, *KINDS, capacity=self._capacity, linger=LINGER)
+        except BaseException:
+            self.registry.unregister(self._exposition)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ FOR_ALERTS = {
 """What TensorBoard shows of itself: each scalar has a step and a time."""
 LINGER = 1.0
 """Seconds for which an event may wait to be written."""
+
+_log = logging.getLogger(__name__)
 
 
 class TensorBoardWriter:
@@ -72,7 +75,10 @@ class TensorBoardWriter:
         subscription, self._subscription = self._subscription, None
         if subscription is not None and os.getpid() == self._pid:
             subscription.close()
-            self._close()
+            try:
+                self._close()
+            except Exception as error:  # noqa: BLE001 (a full disk, for example, ends no training)
+                _log.warning("the last scalars in %s may be missing: %s", self.folder, error)
 
     def _take(self, event: events.Event) -> None:
         if os.getpid() != self._pid:

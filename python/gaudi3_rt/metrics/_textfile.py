@@ -88,7 +88,7 @@ class TextfileWriter:
     def _write(self) -> None:
         try:
             self._metrics.write_textfile(self.path)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 (a reading may fail, too, and the next one may not)
             if not self._is_failing:
                 self._is_failing = True
                 _log.warning("%s cannot be written (%s); it is tried again", self.path, error)

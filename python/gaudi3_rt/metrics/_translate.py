@@ -110,8 +110,8 @@ def _training_resumed(_: events.TrainingResumed, sink: Sink) -> None:
 def _run_finished(event: events.RunFinished, sink: Sink) -> None:
     sink.put("training_stalled", None)
     _forget_throughput(sink)
-    if event.error is not None:
-        sink.add("errors_total", 1, _code_of_class(event.error))
+    if event.code is not None:
+        sink.add("errors_total", 1, _code(event.code))
 
 
 def _forget_throughput(sink: Sink) -> None:
@@ -173,18 +173,13 @@ def _retry_exhausted(event: events.RetryExhausted, sink: Sink) -> None:
 
 
 def _code(code: int) -> str:
-    return str(code) if code in _classes() else OTHER
-
-
-def _code_of_class(name: str) -> str:
-    """Of an error of ours; what others raise has no code without its text."""
-    return next((str(code) for code, kind in _classes().items() if kind == name), OTHER)
+    return str(code) if code in _codes() else OTHER
 
 
 @functools.cache
-def _classes() -> dict[int, str]:
-    """Names of all errors by code."""
-    return {code: kind.__name__ for code, kind in errors.codes().items()}
+def _codes() -> frozenset[int]:
+    """Of all errors."""
+    return frozenset(errors.codes())
 
 
 _HANDLERS: dict[type[events.Event], Callable[[Any, Sink], None]] = {

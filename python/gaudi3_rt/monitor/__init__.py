@@ -9,10 +9,10 @@ from types import ModuleType
 
 from gaudi3_rt.monitor._divergence import Divergence
 from gaudi3_rt.monitor._monitor import TrainingMonitor
-from gaudi3_rt.monitor._read import History, read_history
+from gaudi3_rt.monitor._read import History, iterate_history, read_history
 from gaudi3_rt.monitor._step import Checkpoint, Step
 
-__all__ = ["Checkpoint", "Divergence", "History", "Step", "TrainingMonitor", "read_history"]
+__all__ = ["Checkpoint", "Divergence", "History", "Step", "TrainingMonitor", "iterate_history", "read_history"]
 
 _ADAPTERS = ("huggingface", "lightning")
 

@@ -42,7 +42,7 @@ class Adapter:
 
     def begin(self, folder: Any, start_step: int, optimizers: Iterable[Any], *, timed: bool) -> None:
         """Training begins. One that has ended without saying so has failed."""
-        self.end(Exception)
+        self.end(Exception())
         monitor = TrainingMonitor(self._run_dir or folder, start_step=start_step, **self._options)
         self.monitor = monitor.__enter__()
         atexit.register(self._abandon)  # the framework does not tell of every error
@@ -58,18 +58,18 @@ class Adapter:
         except ParameterValidationError as error:  # a framework's own, such as DeepSpeed's
             _log.info("learning rate and skipped steps are not told: %s", error)
 
-    def end(self, error: type[BaseException] | None) -> None:
-        """Training ends, with this error if it is one."""
+    def end(self, error: BaseException | None) -> None:
+        """Training ends, with this error if there is one."""
         monitor = self.monitor
         if monitor is None:
             return
         self.close()
         self.monitor = None
         atexit.unregister(self._abandon)
-        monitor.__exit__(error, None, None)
+        monitor.__exit__(None if error is None else type(error), error, None)
 
     def _abandon(self) -> None:
-        self.end(getattr(sys, "last_type", None) or Exception)
+        self.end(getattr(sys, "last_value", None) or Exception())
 
     def touch(self) -> None:
         """What was done until now was no waiting for data."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gaudi3_rt import events
 from gaudi3_rt.monitor._step import REST, Step
 from gaudi3_rt.monitor._values import is_bad, is_held_elsewhere, read
@@ -31,6 +33,7 @@ class FinishedStep:
             step._loss,
             step._gradient_norm,
             step._suspect,
+            step._found_inf,
             step._accuracy,
             step._learning_rate,
             step._samples,
@@ -44,6 +47,8 @@ class FinishedStep:
             Loss and norm of the gradients.
         """
         step = self.step
+        if step.skipped is None and read(step._found_inf):
+            step.skipped = True
         phases = step._phases
         loss, suspect, gradient_norm = read(step._loss), read(step._suspect), read(step._gradient_norm)
         if is_bad(suspect) and not is_bad(loss):
@@ -67,4 +72,4 @@ class FinishedStep:
 
 
 def _count(value: float | None) -> int | None:
-    return None if value is None else int(value)
+    return int(value) if value is not None and math.isfinite(value) else None

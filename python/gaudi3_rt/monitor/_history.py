@@ -13,7 +13,8 @@ from gaudi3_rt.errors import InsufficientStorageError
 from gaudi3_rt.events import Event, StepCompleted
 
 SYNC_SECONDS = 30.0
-"""How much of the history a crash of the machine may cost; a crash of the process costs what is still in its queue."""
+"""How much of the history a crash of the machine may cost; a crash of the process costs what is still in its queue,
+where a record waits for others for 50 ms."""
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def history_path(run_dir: Path, rank: int) -> Path:
 
 
 class HistoryWriter:
-    """A hook for events. Each record is handed to the system at once, and to the disk every 30 s and at the end.
+    """A hook for events. Each record is handed to the system as it comes, and to the disk every 30 s and at the end.
 
     If that fails, because the disk is full for example, a warning is logged once, and each further record is tried.
 

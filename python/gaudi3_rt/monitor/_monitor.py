@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from gaudi3_rt import events
 from gaudi3_rt._protocols import Clock
-from gaudi3_rt.errors import ParameterValidationError
+from gaudi3_rt.errors import ParameterValidationError, classify
 from gaudi3_rt.monitor._anomalies import FigureWatch
 from gaudi3_rt.monitor._checks import check_options
 from gaudi3_rt.monitor._data import TimedData
@@ -37,6 +37,8 @@ _DATA = "data"
 _CHECKPOINT = "checkpoint"
 _HISTORY_QUEUE = 1 << 16
 """Records that wait at most while the file system does not answer."""
+_HISTORY_LINGER = 0.05
+"""Seconds for which a record may wait for others: to wake a thread in each of many short steps costs them more."""
 _log = logging.getLogger(__name__)
 _running: list[TrainingMonitor] = []
 
@@ -129,17 +131,17 @@ class TrainingMonitor:
             stack.push(self._finish)
             self._start_threads(stack)
             stack.callback(self._unwatch)
+            self._pid, self._thread = os.getpid(), threading.get_ident()
+            _running.append(self)
+            events.emit(
+                events.RunStarted,
+                run_id=self.run_id,
+                rank=self.world.rank,
+                local_rank=self.world.local_rank,
+                world_size=self.world.size,
+                start_step=self.start_step,
+            )
             self._stack = stack.pop_all()
-        self._pid, self._thread = os.getpid(), threading.get_ident()
-        _running.append(self)
-        events.emit(
-            events.RunStarted,
-            run_id=self.run_id,
-            rank=self.world.rank,
-            local_rank=self.world.local_rank,
-            world_size=self.world.size,
-            start_step=self.start_step,
-        )
         return self
 
     def __exit__(
@@ -148,7 +150,7 @@ class TrainingMonitor:
         if os.getpid() == self._pid:  # else a forked child leaves the block; the run is its parent's
             self._stack.__exit__(kind, error, traceback)
 
-    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+    def _finish(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         if not self._pid:  # it has not begun
             return
         self._pid, self._step = 0, None
@@ -158,11 +160,13 @@ class TrainingMonitor:
         except RuntimeError as lost:  # a device that has failed does not say what the loss was
             _log.warning("figures of the last %d steps could not be read: %s", len(self._pending), lost)
         interrupted = kind is not None and not issubclass(kind, Exception)
+        failed = kind is not None and not interrupted
         events.emit(
             events.RunFinished,
             step=self.completed,
-            outcome="completed" if kind is None else "interrupted" if interrupted else "failed",
+            outcome="interrupted" if interrupted else "failed" if failed else "completed",
             error=None if kind is None else kind.__name__,
+            code=classify(kind.__name__ if error is None else error).code if kind is not None and failed else None,
             rank=self.world.rank,
         )
 
@@ -170,7 +174,7 @@ class TrainingMonitor:
         if self.run_dir is None:
             return
         writer = HistoryWriter(history_path(self.run_dir, self.world.rank), self._monotonic)
-        subscription = events.subscribe(writer, capacity=_HISTORY_QUEUE)
+        subscription = events.subscribe(writer, capacity=_HISTORY_QUEUE, linger=_HISTORY_LINGER)
 
         def end() -> None:
             if subscription.close():  # else the file system hangs, and the file is left to the hook's thread

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.monitor._step import Step
+from gaudi3_rt.monitor._values import hold
 
 OPTIMIZER = "optimizer"
 """Phase of its steps."""
@@ -57,16 +58,21 @@ class WatchedOptimizer:
         if step is None:
             return
         if step.learning_rate is None:
-            step.learning_rate = optimizer.param_groups[0]["lr"]
+            step.learning_rate = optimizer.param_groups[0].get("lr")
         if self._timed:
             step._push(OPTIMIZER)
 
-    def _after(self, *_: Any) -> None:
+    def _after(self, optimizer: Optimizer, *_: Any) -> None:
         self.stepped = True
-        if self._timed and not torch.compiler.is_compiling():
-            step = self._current()
-            if step is not None and step._current == OPTIMIZER and step._before:
-                step._pop()
+        if torch.compiler.is_compiling():
+            return
+        step = self._current()
+        if step is None:
+            return
+        if (found := getattr(optimizer, "found_inf", None)) is not None:  # a scaler leaves it to the step to skip
+            step._found_inf = hold("found_inf", found)
+        if self._timed and step._current == OPTIMIZER and step._before:
+            step._pop()
 
     def tell(self, step: Step) -> None:
         """Adds what the optimizer has found to a step that ends, unless the user has said it."""

@@ -66,25 +66,43 @@ class History:
 def read_history(path: str | os.PathLike[str]) -> History:
     """Reads a run directory with the files of its ranks, or one file. It may be written at the same time.
 
+    All records are kept: about 4 KB for each step of a rank. :func:`iterate_history` keeps none.
+
     Raises:
         ParameterValidationError: there is no history.
     """
+    of_ranks: dict[int, list[Mapping[str, Any]]] = {}
+    damaged = 0
+    for rank, record in iterate_history(path):
+        if record is None:
+            damaged += 1
+        else:
+            of_ranks.setdefault(rank, []).append({**record, "recorded_by": rank})
+    # A rank's own order holds, even if its clock was set back.
+    records = tuple(heapq.merge(*of_ranks.values(), key=lambda record: float(record["time"])))
+    return History(records, damaged, tuple(file for _, file in _files(path)))
+
+
+def iterate_history(path: str | os.PathLike[str]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """The records of a run one after the other, rank after rank, each with its rank; None for a damaged line.
+
+    Raises:
+        ParameterValidationError: there is no history.
+    """
+    for rank, file in _files(path):
+        for record in _lines(file):
+            yield rank, record
+
+
+def _files(path: str | os.PathLike[str]) -> list[tuple[int, Path]]:
+    """By rank."""
     given = Path(path)
-    files = sorted(file for file in given.iterdir() if _FILE.fullmatch(file.name)) if given.is_dir() else [given]
-    if not files or not all(file.is_file() for file in files):
+    found = [(_FILE.fullmatch(file.name), file) for file in (given.iterdir() if given.is_dir() else [given])]
+    files = [(int(name[1]) if name else 0, file) for name, file in found if name or file == given]
+    if not files or not all(file.is_file() for _, file in files):
         msg = f"{given} has no history of a run: expected a folder with history-rank0.jsonl, or such a file"
         raise ParameterValidationError(msg)
-    of_ranks: list[list[Mapping[str, Any]]] = []
-    damaged = 0
-    for file in files:
-        matched = _FILE.fullmatch(file.name)
-        rank = int(matched[1]) if matched else 0
-        lines = list(_lines(file))
-        of_ranks.append([{**record, "recorded_by": rank} for record in lines if record is not None])
-        damaged += lines.count(None)
-    # A rank's own order holds, even if its clock was set back.
-    records = tuple(heapq.merge(*of_ranks, key=lambda record: float(record["time"])))
-    return History(records, damaged, tuple(files))
+    return sorted(files)
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any] | None]:

@@ -66,6 +66,7 @@ class Step:
         "_accuracy",
         "_before",
         "_current",
+        "_found_inf",
         "_gradient_norm",
         "_last",
         "_learning_rate",
@@ -98,6 +99,8 @@ class Step:
         self._learning_rate: Held = None
         self._suspect: Held = None
         """Of this only whether it is finite counts: a loss in a scale of its own."""
+        self._found_inf: Held = None
+        """Not 0 if an optimizer was called and left the parameters as they were, as those of torch under AMP do."""
         self.skipped: bool | None = None
         self._phases: dict[str, float] = {}
         self._current = REST

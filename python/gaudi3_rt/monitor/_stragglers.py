@@ -32,6 +32,8 @@ _LASTING = 3
 _FRESH = 6
 """Comparisons for which a rank is believed that has not written anew."""
 
+_FIELDS = {"number", "step", "seconds", "own"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -162,10 +164,10 @@ class RankTimes:
 
     def _record(self, rank: int) -> dict[str, Any] | None:
         try:
-            record: dict[str, Any] = json.loads(self._path(rank).read_text(encoding="ascii"))
+            record = json.loads(self._path(rank).read_text(encoding="ascii"))
         except (FileNotFoundError, ValueError):
             return None
-        return record
+        return record if isinstance(record, dict) and record.keys() >= _FIELDS and record["seconds"] > 0 else None
 
     def _compare(self, readings: Mapping[int, Reading]) -> None:
         for rank in [rank for rank in self._slow if rank not in readings]:

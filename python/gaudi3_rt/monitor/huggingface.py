@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+try:
+    from transformers import TrainerCallback
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+except ImportError as error:
+    msg = (
+        "monitor.huggingface needs transformers and accelerate; install them with: pip install transformers accelerate"
+    )
+    raise ImportError(msg) from error
 
 from gaudi3_rt.monitor._adapter import Adapter
 

@@ -5,6 +5,7 @@ For both names of the package, ``lightning`` and ``pytorch_lightning``: the call
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -23,12 +24,14 @@ _NAMES = ("lightning.pytorch", "pytorch_lightning")
 
 def _callback_classes() -> tuple[type, ...]:
     """Of the packages that are imported already; else of the first that is installed."""
-    imported = [sys.modules[name] for name in _NAMES if name in sys.modules]
+    imported = [module for name in _NAMES if (module := sys.modules.get(name))]
+    for name in _NAMES:
+        if not imported:
+            with contextlib.suppress(ModuleNotFoundError):
+                imported = [importlib.import_module(name)]
     if not imported:
-        try:
-            imported = [importlib.import_module(_NAMES[0])]
-        except ModuleNotFoundError:
-            imported = [importlib.import_module(_NAMES[1])]
+        msg = "monitor.lightning needs Lightning; install it with: pip install lightning"
+        raise ImportError(msg)
     return tuple(module.Callback for module in imported)
 
 
@@ -69,7 +72,7 @@ class MonitorCallback(_Base):  # type: ignore[misc]
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
         """Ends it."""
-        self._end(type(exception))
+        self._end(exception)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """What comes now is waiting for data."""
@@ -117,7 +120,7 @@ class MonitorCallback(_Base):  # type: ignore[misc]
         """An evaluation is done."""
         self._adapter.touch()
 
-    def _end(self, error: type[BaseException] | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         self._adapter.end(error)
         if self._trainer is not None:
             del self._trainer.save_checkpoint
