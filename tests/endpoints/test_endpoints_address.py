@@ -148,6 +148,37 @@ def test_hosts_that_are_none(host, monkeypatch):
         pass
 
 
+def test_a_listener_that_does_not_listen_yet():
+    """Bound is enough, and a socket that listens already is as good."""
+    for listens in (False, True):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        if listens:
+            listener.listen(1)
+        with endpoints.serve(False, False, listener=listener) as server:
+            assert get(server.url, "/livez").status == 200
+
+
+@pytest.mark.parametrize("kind", ["unbound", "closed", "udp", "unix", "connected"])
+def test_listeners_that_are_none(kind, tmp_path):
+    """One error, and the socket is closed."""
+    made = {"udp": (socket.AF_INET, socket.SOCK_DGRAM), "unix": (socket.AF_UNIX, socket.SOCK_STREAM)}
+    listener = socket.socket(*made.get(kind, (socket.AF_INET, socket.SOCK_STREAM)))
+    with bound() as other:
+        if kind == "udp":
+            listener.bind(("127.0.0.1", 0))
+        if kind == "unix":
+            listener.bind(str(tmp_path / "socket"))
+        if kind == "connected":
+            listener.connect(other.getsockname())
+        if kind == "closed":
+            listener.close()
+        server = endpoints.serve(False, False, listener=listener)
+        with pytest.raises(errors.ParameterValidationError, match="TCP socket that is bound"), server:
+            pass
+    assert listener.fileno() == -1
+
+
 def test_port_and_listener_exclude_each_other():
     """Two ports would be one too many."""
     with bound() as listener, pytest.raises(errors.ParameterValidationError, match="exclude each other"):

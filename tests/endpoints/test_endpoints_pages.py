@@ -1,10 +1,12 @@
 """What each path answers: metrics in every format, liveness, readiness, health; who may see it; what is never in it."""
 
+import contextlib
 import getpass
 import gzip
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -266,6 +268,46 @@ def test_everything_is_made_where_nothing_is_given():
         names = [one["check"] for one in get(server.url, "/health/detailed").json["checks"]]
         assert names[:3] == ["simulated:0", "simulated:1", "system_resources"]
     assert not [one for one in set(threading.enumerate()) - before if one.is_alive() and "health of" not in one.name]
+
+
+def test_the_end_waits_for_one_more_scrape():
+    """Of what was collected after the block; other pages, refused ones and failures do not end it."""
+    made = registry()
+    server = endpoints.serve(made, False, listener=bound(), token=TOKEN, linger_seconds=WAIT)
+    with server:
+        url = server.url
+        assert get(url, "/metrics", Authorization=f"Bearer {TOKEN}").status == 200
+        thread = threading.Thread(target=server.__exit__, args=(None, None, None))
+        thread.start()
+        assert [get(url, "/livez").status, get(url, "/metrics").status] == [200, 401]
+        assert thread.is_alive()
+        while thread.is_alive():  # the first may come before it waits
+            with contextlib.suppress(OSError):
+                assert b"apples" in get(url, "/metrics", Authorization=f"Bearer {TOKEN}").body
+        thread.join()
+    with pytest.raises(ConnectionRefusedError):
+        connect(url)
+
+
+@pytest.mark.parametrize(("metrics", "error"), [(False, None), (None, KeyError)])
+def test_the_end_waits_for_no_scrape(metrics, error):
+    """That cannot come, or where the run has failed."""
+    began = time.monotonic()
+    made = registry() if metrics is None else False
+    with (
+        contextlib.suppress(KeyError),
+        endpoints.serve(made, False, listener=bound(), linger_seconds=10 * WAIT),
+    ):
+        if error is not None:
+            raise error
+    assert time.monotonic() - began < 10 * WAIT
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
+def test_waits_that_make_no_sense(wrong):
+    """Refused before anything is started."""
+    with pytest.raises(errors.ParameterValidationError, match="linger_seconds"):
+        endpoints.serve(False, False, 9, linger_seconds=wrong)
 
 
 def test_off():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from types import SimpleNamespace
 
 import psutil
@@ -265,6 +266,9 @@ def test_steps_are_beats():
         assert own.age_seconds is not None
         events.emit(events.RunFinished, step=1, outcome="completed")
         assert own.last is None
+    for thread in threading.enumerate():  # of a look that has only just begun
+        if thread.name.startswith("health of"):
+            thread.join(30)
     events.emit(events.StepCompleted, step=2, seconds=0.1)
     assert own.last is None
     assert health.heartbeat("training") is own is not health.heartbeat("other")

@@ -9,6 +9,7 @@ import threading
 import weakref
 
 import pytest
+from pydantic import PrivateAttr
 
 from gaudi3_rt import errors, events, health
 from gaudi3_rt.events import HealthChanged, capture_events
@@ -47,6 +48,11 @@ def release():
     event = threading.Event()
     yield event
     event.set()
+    join_checks()
+
+
+def join_checks():
+    """Waits for the threads of all runs."""
     for thread in threading.enumerate():
         if thread.name.startswith("health of"):
             thread.join(WAIT)
@@ -218,6 +224,55 @@ def test_in_the_background(release):
     with monitor:  # and again
         for _ in range(3):
             assert rounds.acquire(timeout=WAIT)
+
+
+class Opened(health.Check):
+    """A check that counts what it has open, and comes back when it is told to."""
+
+    type: str = "opened"
+    _open: list = PrivateAttr(default_factory=list)
+    _gates: tuple = PrivateAttr(default_factory=lambda: (threading.Event(), threading.Event()))
+
+    def open(self):
+        """One more."""
+        self._open.append(1)
+
+    def close(self):
+        """One less."""
+        self._open.pop()
+
+    def run(self, _):
+        """Says that it has begun, and waits."""
+        began, go_on = self._gates
+        began.set()
+        assert go_on.wait(WAIT)
+        return outcome(S.HEALTHY)
+
+
+@pytest.mark.parametrize("timeout_seconds", [WAIT, 0.01])
+def test_what_a_check_has_opened_is_closed_though_it_runs_at_the_end(timeout_seconds):
+    """By its run when that comes back, whether it hangs or not; not before, since it may use it."""
+    check = Opened(timeout_seconds=timeout_seconds)
+    began, go_on = check._gates
+    with health.HealthMonitor([check]):
+        assert began.wait(WAIT)
+    assert check._open == [1]
+    go_on.set()
+    join_checks()
+    assert check._open == []
+
+
+def test_a_check_is_open_once_and_as_long_as_somebody_uses_it():
+    """A round that is asked for closes nothing that the block still needs."""
+    check = Opened()
+    check._gates[1].set()
+    with health.HealthMonitor([check]) as monitor:
+        monitor.check_now()
+        assert check._open == [1]
+    join_checks()
+    monitor.check_now()
+    join_checks()
+    assert check._open == []
 
 
 def test_a_hook_may_ask_for_a_report():

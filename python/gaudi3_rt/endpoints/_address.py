@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Sequence
@@ -13,9 +14,8 @@ from gaudi3_rt._forms import is_loopback
 from gaudi3_rt._show import show
 from gaudi3_rt.errors import InvalidConfigurationError, ParameterValidationError, ResourceError
 
-DEFAULT_PORT = 9200
 LOOPBACK = ("127.0.0.1", "::1")
-_BACKLOG = 1024
+BACKLOG = 1024
 _LARGEST_PORT = 65535
 _NO_IPV6 = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
@@ -42,7 +42,7 @@ def choose_port(port: int | None) -> tuple[int, str]:
     if base == 0:
         return 0, f"{_config.METRICS_PORT_VARIABLE}=0"
     name = "the default" if base is None else _config.METRICS_PORT_VARIABLE
-    first = DEFAULT_PORT if base is None else base
+    first = _config.DEFAULT_METRICS_PORT if base is None else base
     if first + local_rank > _LARGEST_PORT:
         msg = f"{name}: port {first} + local rank {local_rank} is beyond {_LARGEST_PORT}"
         raise InvalidConfigurationError(msg)
@@ -69,6 +69,25 @@ def listen(host: str, port: int, chosen: str) -> list[socket.socket]:
             one.close()
         raise
     return bound
+
+
+def require_bound(listener: socket.socket) -> None:
+    """Looks whether a socket of the caller's can be listened on; it may do so already.
+
+    Raises:
+        ParameterValidationError: it is no TCP socket that is bound to a port.
+    """
+    is_tcp = listener.family in {socket.AF_INET, socket.AF_INET6} and listener.type == socket.SOCK_STREAM
+    try:
+        is_fit = is_tcp and listener.getsockname()[1] > 0
+    except OSError:  # closed
+        is_fit = False
+    with contextlib.suppress(OSError):
+        listener.getpeername()
+        is_fit = False
+    if not is_fit:
+        msg = "listener has to be a TCP socket that is bound to a port, and not closed or connected"
+        raise ParameterValidationError(msg)
 
 
 def is_exposed(listeners: Sequence[socket.socket]) -> bool:
@@ -104,7 +123,7 @@ def _bind(family: int, address: tuple[str, int]) -> socket.socket:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise
@@ -114,7 +133,7 @@ def _bind(family: int, address: tuple[str, int]) -> socket.socket:
 def _cannot_bind(error: OSError, host: str, port: int, chosen: str) -> ResourceError:
     where = f"port {port} of {host} ({chosen})"
     variable = _config.METRICS_PORT_VARIABLE
-    other = port + 100 if port + 100 <= _LARGEST_PORT else DEFAULT_PORT
+    other = port + 100 if port + 100 <= _LARGEST_PORT else _config.DEFAULT_METRICS_PORT
     advice = [
         f"choose another: serve(port={other}), or {variable}={other}, which is the port of local rank 0",
         f"do without: serve(port=0), or {variable}=0",

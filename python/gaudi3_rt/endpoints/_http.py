@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from gaudi3_rt._json import json_line
 
 JSON = "application/json"
+# Not the standard library's parser: it takes folded headers, lone line feeds and lines that are no header, and sees no
+# Content-Length behind those. A body that is not seen would be taken for the next request.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]{1,8192}) HTTP/(1\.[01])")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}):[ \t]*([\t -~\x80-\xff]*)")
 _MOST_HEADERS = 100

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Self
 
 from gaudi3_rt import _providers, health
-from gaudi3_rt.endpoints._address import choose_port, is_exposed, listen, urls
+from gaudi3_rt._show import show
+from gaudi3_rt.endpoints._address import BACKLOG, choose_port, is_exposed, listen, require_bound, urls
 from gaudi3_rt.endpoints._routes import HealthSource, Routes
 from gaudi3_rt.endpoints._server import Limits, Server
 from gaudi3_rt.endpoints._token import read_token
@@ -36,6 +40,7 @@ def serve(
     listener: socket.socket | None = None,
     allow_unauthenticated: bool = False,
     interval_seconds: float = 10.0,
+    linger_seconds: float = 0.0,
     limits: Limits | None = None,
 ) -> Endpoints:
     """Shows metrics and health of this process over HTTP while the block runs.
@@ -53,10 +58,12 @@ def serve(
         host: ``localhost`` is 127.0.0.1 and ::1, which nobody else can reach.
         token: has to be sent as ``Authorization: Bearer`` for all but bare liveness and readiness.
         token_file: a file with the token.
-        listener: a socket that is bound already, in place of host and port; the server closes it. A test binds one to
-            port 0, a service manager hands one over.
+        listener: a TCP socket that is bound already, in place of host and port, whether it listens yet or not; the
+            server closes it. A test binds one to port 0, a service manager hands one over.
         allow_unauthenticated: without a token, let other machines read all that is shown.
         interval_seconds: between looks at devices and checks that are made here.
+        linger_seconds: how long the end of the block waits for one more scrape, so that Prometheus sees how the run has
+            ended: somewhat more than its scrape interval. Not where an exception ends the block.
         limits: what a client can have.
 
     Raises:
@@ -73,9 +80,20 @@ def serve(
         number, chosen = -1, "listener="
     else:
         number, chosen = choose_port(port)
+    if not 0 <= linger_seconds <= threading.TIMEOUT_MAX:
+        msg = f"linger_seconds={show(linger_seconds)}: has to be a number of seconds, 0 or more"
+        raise ParameterValidationError(msg)
     wanted = _Wanted(metrics, health, interval_seconds)
     return Endpoints(
-        wanted, host, number, chosen, secret, listener, limits, allow_unauthenticated=allow_unauthenticated
+        wanted,
+        host,
+        number,
+        chosen,
+        secret,
+        listener,
+        limits,
+        allow_unauthenticated=allow_unauthenticated,
+        linger_seconds=linger_seconds,
     )
 
 
@@ -100,10 +118,11 @@ class Endpoints:
         limits: Limits | None,
         *,
         allow_unauthenticated: bool,
+        linger_seconds: float,
     ) -> None:
         self._wanted, self._host, self._port, self._chosen = wanted, host, port, chosen
         self._token, self._listener, self._limits = token, listener, limits
-        self._allow_unauthenticated = allow_unauthenticated
+        self._allow_unauthenticated, self._linger_seconds = allow_unauthenticated, linger_seconds
         self._open: ExitStack | None = None
         self.urls: tuple[str, ...] = ()
         self.health: HealthSource | None = None
@@ -126,20 +145,34 @@ class Endpoints:
             listeners = [self._listener] if self._listener is not None else self._bind()
             for one in listeners:
                 stack.callback(one.close)
+            if self._listener is not None:
+                require_bound(self._listener)
             self._check_exposure(listeners)
+            if self._listener is not None:
+                self._listener.listen(BACKLOG)
             self.registry, self.health = self._wanted.enter(stack)
             server = Server(listeners, Routes(self.registry, self.health, self._token), self._limits)
             server.start()
             stack.callback(server.close)
+            stack.push(self._linger(server))
             self.urls = urls(listeners)
             self._open = stack.pop_all()
         _log.info("endpoints: %s (%s)", ", ".join(self.urls), self._chosen)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         opened, self._open, self.urls = self._open, None, ()
         if opened is not None:
-            opened.close()
+            opened.__exit__(kind, error, traceback)
+
+    def _linger(self, server: Server) -> Callable[[type[BaseException] | None, object, object], None]:
+        def wait(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is None and self._linger_seconds > 0 and self.registry is not None:
+                server.wait_for_scrape(self._linger_seconds)
+
+        return wait
 
     def _bind(self) -> list[socket.socket]:
         return listen(self._host, self._port, self._chosen)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from gaudi3_rt.endpoints._http import BadRequestError, Request, Response, error, parse
-from gaudi3_rt.endpoints._routes import Routes
+from gaudi3_rt.endpoints._routes import METRICS, Routes
 
 _log = logging.getLogger(__name__)
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
@@ -73,6 +73,7 @@ class Server:
         self._collector = _Collector(self._loop, routes, self._limits.collect_seconds)
         self._thread = threading.Thread(target=self._run, name="gaudi3_rt endpoints", daemon=True)
         self._is_ours = True
+        self._lingers, self._scraped = False, threading.Event()
         _servers.add(self)
 
     def start(self) -> None:
@@ -81,6 +82,12 @@ class Server:
             listener.setblocking(False)
         self._collector.start()
         self._thread.start()
+
+    def wait_for_scrape(self, seconds: float) -> None:
+        """Waits until metrics that are collected from now on have been taken, for so long at most; in a child not."""
+        if self._is_ours:
+            self._lingers = True
+            self._scraped.wait(seconds)
 
     def close(self) -> None:
         """Ends all connections and joins the threads. In a forked child there is nothing to do."""
@@ -166,8 +173,10 @@ class Server:
     async def _turn(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, patience: float) -> bool:
         """One request and its answer; whether another may follow."""
         request: Request | None = None
+        is_last = False
         try:
             head = await self._read(reader, patience)
+            is_last = self._lingers
             request = parse(head)
             response = self._routes.answer(request) or await self._collector.collect(request)
         except asyncio.LimitOverrunError:
@@ -180,6 +189,8 @@ class Server:
         is_head = request is not None and request.method == "HEAD"
         writer.write(response.encode(with_body=not is_head, keeps_alive=keeps_alive))
         await asyncio.wait_for(writer.drain(), self._limits.write_seconds)
+        if is_last and request is not None and request.path == METRICS and response.status is HTTPStatus.OK:
+            self._scraped.set()
         if not keeps_alive:  # what the client still sends is taken for a moment, or it might never see the answer
             writer.write_eof()
             await asyncio.wait_for(reader.read(1 << 16), 0.2)

@@ -60,6 +60,10 @@ class HpuDeviceCheck(Check):
         yield from ordered(self, "temperature_warning_celsius", "temperature_critical_celsius")
         yield from ordered(self, "memory_warning_ratio", "memory_critical_ratio")
 
+    def open(self) -> None:
+        """Imports what the first look would have to wait for."""
+        _providers.load()
+
     def close(self) -> None:
         """Gives back what its sensors hold, if this check has opened them."""
         device, self._device = self._device, None

@@ -62,6 +62,7 @@ class HealthMonitor:
         self._status = HealthStatus.UNKNOWN
         self._began = False
         self._entered = False
+        self._users = 0  # the block, and each check_now() that is under way
         self._thread: threading.Thread | None = None
         self._after_fork()
         _monitors.add(self)
@@ -69,6 +70,7 @@ class HealthMonitor:
     def _after_fork(self) -> None:
         """Also at the start. Locks may be held, and runs be under way, by threads that a child does not have."""
         self._changed = threading.Condition()
+        self._opening = threading.Lock()
         self._pending: deque[events.HealthChanged] = deque()
         self._active = 0
         self._stop = False
@@ -86,9 +88,8 @@ class HealthMonitor:
         if self._entered:
             msg = "this monitor is already running; make another one, or leave its with block first"
             raise ParameterValidationError(msg)
+        self._use()
         self._entered, self._stop = True, False
-        for one in self._watched:
-            one.check.open()
         self._thread = threading.Thread(target=self._watch, name="gaudi3_rt health", daemon=True)
         self._thread.start()
         return self
@@ -102,10 +103,8 @@ class HealthMonitor:
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()  # it waits for nothing but what was just said
-        for one in self._watched:
-            if one.run is None:  # what hangs may use what it has opened
-                one.check.close()
         self._entered = False
+        self._disuse()
 
     def _watch(self) -> None:
         while not self._stop:
@@ -128,17 +127,41 @@ class HealthMonitor:
 
     def check_now(self) -> HealthReport:
         """Runs all checks once, and waits for them, for no longer than their timeouts."""
-        if not self._entered:
-            for one in self._watched:
-                one.check.open()
+        self._use()
         try:
             self._round()
         finally:
-            if not self._entered:
-                for one in self._watched:
-                    if one.run is None:
-                        one.check.close()
+            self._disuse()
         return self.report()
+
+    # What checks have opened
+
+    def _use(self) -> None:
+        with self._changed:
+            self._users += 1
+        try:
+            self._open_or_close(self._watched)
+        except BaseException:
+            self._disuse()
+            raise
+
+    def _disuse(self) -> None:
+        with self._changed:
+            self._users -= 1
+        self._open_or_close(self._watched)
+
+    def _open_or_close(self, watched: Iterable[Watched]) -> None:
+        """Opens checks that somebody uses, closes the others; what still runs is closed by its own run at its end."""
+        with self._opening:
+            for one in watched:
+                with self._changed:
+                    is_used, is_idle = self._users > 0, one.run is None
+                if is_used and not one.is_open:
+                    one.check.open()
+                    one.is_open = True
+                elif one.is_open and not is_used and is_idle:
+                    one.is_open = False
+                    one.check.close()
 
     # One round
 
@@ -198,6 +221,7 @@ class HealthMonitor:
             self._settle(one, outcome, seconds)
             self._changed.notify_all()
         self._emit()
+        self._open_or_close([one])
 
     def _give_up_late(self, waiting: list[Watched]) -> None:
         now = time.monotonic()

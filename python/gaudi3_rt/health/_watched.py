@@ -16,6 +16,7 @@ class Watched:
 
     Attributes:
         result: the last that is known.
+        is_open: whether it was opened, and not closed since.
         run: stands for the run that is under way; None if there is none.
         hangs: whether that has exceeded its timeout.
         began: when it was started, on the monotonic clock of the system.
@@ -33,6 +34,7 @@ class Watched:
             message="not looked at yet",
             since=now,
         )
+        self.is_open = False
         self.run: object | None = None
         self.hangs = False
         self.began = self.began_at = self.deadline = 0.0
