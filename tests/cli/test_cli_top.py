@@ -1,6 +1,7 @@
 """`gaudi3-rt top`: figures of a run from the endpoints of its processes."""
 
 import contextlib
+import io
 import json
 import re
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
 
@@ -164,7 +166,7 @@ def test_what_is_shown(serve):
     assert table["0"][8:] == ["forward 40%, backward 40%, data 20%", "-"]
     assert table["1"][1] == "stalled"
     assert table["1"][-1] == "stall 1"
-    assert table["simulated:0 (simulated)"][1:] == ["0", "3.00 GiB", "128.00 GiB", "-", "-", "61 °C", "-", "2"]
+    assert table["simulated:0"][1:] == ["0", "3.00 GiB", "128.00 GiB", "-", "-", "61 °C", "-", "2"]
 
 
 def test_endpoints_that_do_not_answer_are_named(serve, closed_port):
@@ -190,9 +192,9 @@ def test_without_targets_those_are_shown_that_answer(serve, monkeypatch):
     process.step(1.0, samples=1)
     answers = [process.text(), (503, "")]
     port = int(serve(lambda: answers.pop(0)))
-    monkeypatch.setattr(_top, "PORT", port)
     monkeypatch.setattr(_top, "_LOCAL_RANKS", 1)
-    first, second = (json.loads(line) for line in top("--count", "2", "--json").output.splitlines())
+    done = top("--count", "2", "--json", GAUDI3_RT_METRICS_PORT=str(port), LOCAL_RANK="3")
+    first, second = (json.loads(line) for line in done.output.splitlines())
     assert [row["error"] for row in first["ranks"]] == [""]
     assert [row["error"] for row in second["ranks"]] == ["HTTP 503 Service Unavailable"]
 
@@ -202,9 +204,77 @@ def test_the_token_is_sent_and_proxies_are_not_used(serve, tmp_path):
     process, seen = Process(), []
     process.step(1.0, samples=1)
     file = tmp_path / "token"
-    file.write_text("s3cret\n")
+    file.write_text("s3cret" * 4 + "\n")
     top(serve(process.text, seen), "--count", "1", "--token-file", str(file), http_proxy="http://127.0.0.1:1")
-    assert [headers.get("Authorization") for headers in seen] == ["Bearer s3cret"]
+    assert [headers.get("Authorization") for headers in seen] == ["Bearer " + "s3cret" * 4]
+
+
+@pytest.mark.parametrize(
+    ("port", "says"), [("0", "there are no endpoints here"), ("70000", "has to be a port"), ("x", "")]
+)
+def test_ports_of_the_environment_that_are_none(port, says):
+    """A wrong configuration, not a traceback and not the usual ports."""
+    done = top("--count", "1", status=78, GAUDI3_RT_METRICS_PORT=port)
+    assert "GAUDI3_RT_METRICS_PORT" in done.stderr
+    assert says in done.stderr
+
+
+def test_files_of_tokens(tmp_path):
+    """What cannot be sent is said of the file, not of each endpoint."""
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    assert "it is not ASCII" in top("9200", "--token-file", str(tmp_path / "token"), status=78).stderr
+
+
+def test_an_endpoint_that_dribbles_delays_no_look_for_long(monkeypatch):
+    """Each byte comes in time; the whole does not."""
+    monkeypatch.setattr(_scrape, "_TIMEOUT", 0.2)
+    ended = threading.Event()
+
+    def dribble(listener):
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while not ended.wait(0.01):
+                connection.sendall(b"#")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=dribble, args=(listener,), daemon=True)
+        thread.start()
+        try:
+            (found,) = _scrape.scrape_all([f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"], None, 0.0)
+        finally:
+            ended.set()
+            thread.join()
+    assert found.error.startswith("no answer within")
+
+
+def look():
+    """What 8 ranks say, all that can be said."""
+    one = {"device": "simulated:7", "simulated": True, "memory_used_bytes": 127.99 * 2**30, "utilization_ratio": 1.0}
+    one |= {"memory_total_bytes": 2.0**37, "memory_peak_bytes": 2.0**37, "memory_allocated_bytes": None}
+    one |= {"temperature_celsius": 101.0, "power_watts": 1200.0, "ecc_uncorrected": 12}
+    row = {"error": "", "state": "training", "step": 1_000_000, "loss": -1.234e-05, "step_seconds": 0.1234}
+    row |= {"samples_per_second": 123456.0, "tokens_per_second": 1234567.0, "last_step_age_seconds": 59.0}
+    row |= {"phases": {"backward": 0.4, "optimizer": 0.4, "checkpoint": 0.2}, "anomalies": {"loss_divergence": 12}}
+    ranks = [
+        {**row, "target": f"http://127.0.0.1:{9200 + i}/metrics", "rank": str(i), "devices": [one]} for i in range(8)
+    ]
+    return {"time": 0.0, "ranks": [*ranks, {"target": "http://127.0.0.1:9208/metrics", "error": "Connection refused"}]}
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_row_is_a_line(width):
+    """Also in a terminal of 80 columns, whatever is told."""
+    out = Console(width=width, file=io.StringIO())
+    out.print(_top._view(look(), out))
+    lines = out.file.getvalue().splitlines()
+    words = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    rows = [row for row in words if row[0] in set("01234567")]
+    assert len(rows) == (16 if width == 80 else 8)
+    assert len([row for row in words if row[0] == "simulated:7"]) == 8
+    assert [len(row) for row in rows[:8]] == [8 if width == 80 else 10] * 8
+    assert rows[-1][-2:] == ["backward 40%, optimizer 40%, checkpoint 20%", "loss divergence 12"]
+    assert any(line.rstrip() == "http://127.0.0.1:9208/metrics: Connection refused" for line in lines)
 
 
 @pytest.mark.parametrize(

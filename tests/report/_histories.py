@@ -31,9 +31,9 @@ def started(rank=0, world_size=1, start_step=0, at=0.0):
     )
 
 
-def finished(step, at, rank=0, outcome="completed", error=None):
+def finished(step, at, rank=0, outcome="completed", error=None, code=None):
     """Its end."""
-    return RunFinished(time=BEGIN + at, step=step, outcome=outcome, error=error, rank=rank)
+    return RunFinished(time=BEGIN + at, step=step, outcome=outcome, error=error, code=code, rank=rank)
 
 
 def step(number, seconds=0.1, at=None, **fields):

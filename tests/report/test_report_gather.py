@@ -15,6 +15,8 @@ def test_steps_that_a_restart_made_undone_do_not_count(tmp_path):
     """They were taken again, with other losses, and one of them not again so far."""
     first = [started(), *(step(i, loss=100.0 + i, samples=1) for i in (1, 2, 3, 4))]
     again = [started(start_step=2, at=10.0), step(3, at=10.1, loss=3.0, samples=1)]
+    waits = gather(write(tmp_path / "waits", {0: [*first, again[0]]}))
+    assert waits.ranks[0].number.tolist() == [1, 2]
     run = gather(write(tmp_path, {0: [*first, *again]}))
     assert run.ranks[0].number.tolist() == [1, 2, 3]
     assert run.ranks[0].given["loss"].tolist() == [101, 102, 3]
@@ -63,7 +65,7 @@ def test_shares_of_the_time(tmp_path):
         ([], "not finished"),
         ([finished(1, 2)], "not finished"),
         ([finished(1, 2), finished(1, 2, rank=1)], "completed"),
-        ([finished(1, 2), finished(1, 2, 1, "failed", "RuntimeError")], "failed by RuntimeError"),
+        ([finished(1, 2), finished(1, 2, 1, "failed", "RuntimeError", 9001)], "failed by RuntimeError (code 9001)"),
         ([finished(1, 2, 0, "interrupted", "KeyboardInterrupt")], "interrupted by KeyboardInterrupt"),
         ([finished(1, 2, 0, "failed", "E"), started(0, 2, 1, at=3)], "not finished"),
     ],

@@ -58,11 +58,18 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def test_every_picture_is_a_file_and_on_the_page(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A report of such a run: where each of its files is."""
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(gather(full_run(folder / "run")), folder / "out")
+
+
+def test_every_picture_is_a_file_and_on_the_page(written):
     """The page has them within itself: it opens where there is no network, and nothing else."""
-    written = write_report(gather(full_run(tmp_path / "run")), tmp_path / "out")
     assert written.keys() == {"report", *_charts.CHARTS}
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(path.name for path in written.values())
+    folder = written["report"].parent
+    assert sorted(file.name for file in folder.iterdir()) == sorted(path.name for path in written.values())
     page = Page(written["report"].read_text(encoding="utf-8"))
     assert all(address.startswith("data:image/png;base64,") for address in page.loads)
     embedded = [base64.b64decode(address.partition(",")[2]) for address in page.loads]
@@ -87,7 +94,7 @@ def test_what_was_not_measured_has_no_picture(tmp_path):
 
 def test_texts_of_a_run_are_no_html(tmp_path):
     """A run's name is whatever somebody chose."""
-    run = gather(full_run(tmp_path / "run"))
+    run = gather(write(tmp_path / "run", {0: [started(), step(1)]}))
     run = replace(run, starts=tuple(replace(one, run_id="<script>x</script>") for one in run.starts), run_id="<b>&7")
     text = write_report(run, tmp_path / "out")["report"].read_text(encoding="utf-8")
     assert "script" not in Page(text).tags
@@ -119,6 +126,19 @@ def test_long_runs_are_drawn_by_medians_and_ranges():
     assert set(most[:-1]) == {100.0}  # the last one has fewer neighbours
     few = _charts.binned(x[:100], y[:100])
     assert all(len(column) == 99 for column in few)
+
+
+def test_the_mean_of_phases_is_of_ranks_that_tell_them(tmp_path):
+    """One that has ended does not halve it; a phase that only one of them has is nothing on the other."""
+    stays = [started(0, 2), *(step(i, 1.0, phases={"forward": 0.75, "data": 0.25}) for i in (1, 2)), step(3)]
+    leaves = [started(1, 2), step(1, 1.0, phases={"forward": 0.25, "rest": 0.75}, rank=1)]
+    numbers, means = _charts.phase_means(gather(write(tmp_path, {0: stays, 1: leaves})))
+    assert numbers.tolist() == [1, 2]
+    assert {name: column.tolist() for name, column in means.items()} == {
+        "forward": [0.5, 0.75],
+        "data": [0.125, 0.25],
+        "rest": [0.375, 0.0],
+    }
 
 
 def test_lines_break_where_nobody_measured():
@@ -153,9 +173,9 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_shows_it_without_a_network(tmp_path):
+def test_a_browser_shows_it_without_a_network(written, tmp_path):
     """All pictures have a size there, which they have not when they could not be loaded."""
-    page = write_report(gather(full_run(tmp_path / "run")), tmp_path / "out")["report"]
+    page = written["report"]
     probe = tmp_path / "probe.html"
     sizes = "<script>onload=()=>{document.title=[...document.images].map(i=>i.naturalWidth>0)}</script>"
     text = page.read_text(encoding="utf-8").replace("style-src", "script-src 'unsafe-inline'; style-src")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -12,12 +14,13 @@ from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from gaudi3_rt._forms import is_loopback
 from gaudi3_rt._redact import redact_text
 
 PREFIX = "gaudi3_rt_"
 _LARGEST = 16 << 20  # bytes; more is not an endpoint of ours
 _TIMEOUT = 2.0  # seconds
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_LATE = f"no answer within {_TIMEOUT:g} s"
 
 Labels = frozenset[tuple[str, str]]
 
@@ -70,6 +73,8 @@ def _scrape(url: str, token: str | None, now: float) -> Scrape:
             return Scrape(now, error=f"HTTP {error.code} {error.reason}")
     except (OSError, ValueError, KeyError, IndexError) as error:  # the parser raises the last two for what is no metric
         reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            return Scrape(now, error=_LATE)
         return Scrape(now, error=redact_text(str(getattr(reason, "strerror", None) or reason)))
     if not samples:
         return Scrape(now, error=f"answers, but with no metric that begins with {PREFIX}")
@@ -77,16 +82,21 @@ def _scrape(url: str, token: str | None, now: float) -> Scrape:
 
 
 def _get(url: str, token: str | None) -> str:
+    deadline = time.monotonic() + _TIMEOUT
     request = urllib.request.Request(url, headers={"Accept": "text/plain"})  # noqa: S310 (checked by the command)
     if token is not None:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     # What the environment says of proxies is not meant for this machine.
-    proxies = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in _LOOPBACK else []
+    proxies = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname or "") else []
     with urllib.request.build_opener(*proxies).open(request, timeout=_TIMEOUT) as answer:
-        content: bytes = answer.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        message = f"answers with more than {_LARGEST >> 20} MiB"
-        raise ValueError(message)
+        content = bytearray()
+        while part := answer.read1(1 << 16):
+            content += part
+            if len(content) > _LARGEST:
+                message = f"answers with more than {_LARGEST >> 20} MiB"
+                raise ValueError(message)
+            if time.monotonic() > deadline:  # the timeout is for each part
+                raise TimeoutError(_LATE)
     return content.decode("utf-8")
 
 
@@ -107,6 +117,7 @@ def rank_figures(now: Scrape, before: Scrape | None, wall_time: float) -> dict[s
         if (seconds := _growth(now, before, "training_phase_duration_seconds_sum", phase=name)) is not None
     }
     total = sum(phases.values())
+    anomalies = now.by("training_anomalies_total", "kind")
     return {
         "rank": next(iter(now.by("build_info", "rank")), None),
         "state": "no run" if stalled is None else "stalled" if stalled else "training",
@@ -121,7 +132,7 @@ def rank_figures(now: Scrape, before: Scrape | None, wall_time: float) -> dict[s
         else {},
         "last_step_age_seconds": None if stamp is None else max(0.0, wall_time - stamp),
         "skipped_steps": _whole(now.value("training_skipped_steps_total")),
-        "anomalies": {kind: int(n) for kind, n in now.by("training_anomalies_total", "kind").items() if n},
+        "anomalies": {kind: n for kind, count in anomalies.items() if (n := _whole(count))},
         "devices": [_device(now, name) for name in sorted(_devices(now))],
     }
 
@@ -181,4 +192,4 @@ def _device(now: Scrape, key: tuple[str, bool]) -> dict[str, Any]:
 
 
 def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
+    return None if value is None or not math.isfinite(value) else int(value)

@@ -6,36 +6,40 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
+from gaudi3_rt import _config
 from gaudi3_rt._json import json_line
 from gaudi3_rt._units import bytes_text, duration_text, number_text, seconds_text
 from gaudi3_rt.cli._commands import FAILED
 from gaudi3_rt.cli._output import NOTHING, STYLES, console, show, table
+from gaudi3_rt.errors import InvalidConfigurationError
 
 if TYPE_CHECKING:
     from gaudi3_rt.cli._scrape import Scrape
 
-PORT = 9200
 _LOCAL_RANKS = 16
 _TARGET = re.compile(r"(?:(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):)?(?P<port>\d{1,5})")
 _EXAMPLES = """\b
 Examples:
-  gaudi3-rt top                        all ranks here (ports 9200 to 9215)
+  gaudi3-rt top                        all ranks here (16 ports from 9200 on)
   gaudi3-rt top 9201                   one of them
   gaudi3-rt top node1:9200 node2:9200  of other machines
   gaudi3-rt top --count 1 --json       once, for a script
 """
 _RANK_NUMBERS = ("rank", "step", "loss", "step time", "samples/s", "tokens/s", "last step")
-_RANK_COLUMNS = ("rank", "state", *_RANK_NUMBERS[1:], "time goes to", "anomalies")
-_DEVICE_COLUMNS = ("device", "rank", "memory", "of", "peak here", "busy", "temperature", "power", "ECC errors")
+_RANK_COLUMNS = ("rank", "state", *_RANK_NUMBERS[1:])
+_TEXT_COLUMNS = ("time goes to", "anomalies")
+_DEVICE_COLUMNS = ("device", "rank", "memory", "of", "peak here", "busy", "temp", "power", "ECC")
+_ANY_WIDTH = 10_000
 _PHASES = 3  # of a step, the longest, that have place in a line
 
 
@@ -51,10 +55,12 @@ def top(targets: tuple[str, ...], interval: float, count: int | None, token_file
     """Show a run as it is now: steps, loss, throughput, devices.
 
     A TARGET is the endpoint of one process: a port of this machine, host:port, or a URL. Without any, all are shown
-    that answer here. Rates are of the time between two looks. It ends on Ctrl-C. Status 1 if none has ever answered.
+    that answer here, at 16 ports from GAUDI3_RT_METRICS_PORT (9200) on. Rates are of the time between two looks. It
+    ends on Ctrl-C. Status 1 if none has ever answered.
     """
-    token = None if token_file is None else token_file.read_text(encoding="utf-8").strip()
-    urls = [_url(target) for target in targets] or [f"http://127.0.0.1:{PORT + i}/metrics" for i in range(_LOCAL_RANKS)]
+    token = None if token_file is None else _token(token_file)
+    ports = range(0) if targets else _local_ports()
+    urls = [_url(target) for target in targets] or [f"http://127.0.0.1:{port}/metrics" for port in ports]
     have_answered: set[str] = set()
     try:
         with contextlib.suppress(KeyboardInterrupt), _screen(as_json=as_json) as shown:
@@ -65,9 +71,28 @@ def top(targets: tuple[str, ...], interval: float, count: int | None, token_file
         sys.stderr.close()
         raise SystemExit(0) from None
     if not have_answered:
-        where = ", ".join(targets) if targets else f"the ports {PORT} to {PORT + _LOCAL_RANKS - 1} of this machine"
+        where = ", ".join(targets) if targets else f"the ports {ports[0]} to {ports[-1]} of this machine"
         click.echo(f"no endpoint has answered: {where}. Does the training run, with endpoints.serve()?", err=True)
         raise SystemExit(FAILED)
+
+
+def _token(file: Path) -> str | None:
+    from gaudi3_rt.endpoints._token import read_token  # noqa: PLC0415 (for --help not)
+
+    return read_token(None, file)
+
+
+def _local_ports() -> range:
+    """Where processes of this machine have their endpoints, as ``endpoints.serve()`` chooses them."""
+    try:
+        first = _config.metrics_port()
+    except ValueError as error:
+        raise InvalidConfigurationError(str(error)) from None
+    if first == 0:
+        message = f"{_config.METRICS_PORT_VARIABLE}=0: there are no endpoints here"
+        raise InvalidConfigurationError(message, suggestions=["Name a TARGET, or unset the variable"])
+    first = _config.DEFAULT_METRICS_PORT if first is None else first
+    return range(first, min(first + _LOCAL_RANKS, 1 << 16))
 
 
 def _url(target: str) -> str:
@@ -111,27 +136,47 @@ def _screen(*, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     if as_json:
         yield lambda look: click.echo(json_line(look))
     elif out.is_terminal and not out.is_dumb_terminal:
-        with Live(console=out, screen=True, auto_refresh=False) as live:
-            yield lambda look: live.update(_view(look), refresh=True)
+        last: list[dict[str, Any]] = []
+        try:
+            with Live(console=out, screen=True, auto_refresh=False) as live:
+
+                def update(look: dict[str, Any]) -> None:
+                    last[:] = [look]
+                    live.update(_view(look, out), refresh=True)
+
+                yield update
+        finally:
+            if last:  # the screen is as it was before, and the last look below it
+                show(out, _view(last[0], out))
     else:
-        yield lambda look: show(out, _view(look), "")
+        yield lambda look: show(out, _view(look, out), "")
 
 
-def _view(look: dict[str, Any]) -> RenderableType:
+def _view(look: dict[str, Any], out: Console) -> RenderableType:
+    """All of a look; what is told in words has a table of its own where lines are too short for both."""
     rows = sorted(look["ranks"], key=lambda row: (int(row.get("rank") or 0), row["target"]))
-    ranks, devices = table(*_RANK_COLUMNS, right=_RANK_NUMBERS), table(*_DEVICE_COLUMNS, right=_DEVICE_COLUMNS[2:])
-    for row in rows:
-        if row["error"]:
-            ranks.add_row(NOTHING, Text(f"{row['target']}: {row['error']}", STYLES["error"]))
-            continue
-        ranks.add_row(*_rank_cells(row))
-        for one in row["devices"]:
-            devices.add_row(*_device_cells(one, row["rank"]))
+    answers = [row for row in rows if not row["error"]]
+    ranks = _table((*_RANK_COLUMNS, *_TEXT_COLUMNS), _RANK_NUMBERS, (_numbers(row) + _texts(row) for row in answers))
+    devices = [_device_cells(one, row["rank"]) for row in answers for one in row["devices"]]
+    tables = [ranks, _table(_DEVICE_COLUMNS, _DEVICE_COLUMNS[2:], devices)]
+    if out.measure(ranks, options=out.options.update_width(_ANY_WIDTH)).maximum > out.width:
+        tables[0] = _table(_RANK_COLUMNS, _RANK_NUMBERS, map(_numbers, answers))
+        texts = ([row["rank"] or NOTHING, *_texts(row)] for row in answers)
+        tables.append(_table(("rank", *_TEXT_COLUMNS), ("rank",), texts))
     clock = time.strftime("%H:%M:%S", time.localtime(look["time"]))
-    parts: list[RenderableType] = [Text(f"{clock}  {_total(rows)}"), Text(""), ranks]
-    if devices.row_count:
-        parts += [Text(""), devices]
+    parts: list[RenderableType] = [Text(f"{clock}  {_total(rows)}")]
+    parts += [Text(f"{row['target']}: {row['error']}", STYLES["error"]) for row in rows if row["error"]]
+    for one in tables:
+        if one.row_count:
+            parts += [Text(""), one]
     return Group(*parts)
+
+
+def _table(columns: Sequence[str], right: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> Table:
+    made = table(*columns, right=tuple(right))
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def _total(rows: Sequence[dict[str, Any]]) -> str:
@@ -151,9 +196,7 @@ def _total(rows: Sequence[dict[str, Any]]) -> str:
 _STATES = {"training": STYLES["ok"], "stalled": STYLES["error"], "no run": STYLES["warning"]}
 
 
-def _rank_cells(row: dict[str, Any]) -> list[RenderableType]:
-    phases = list(row["phases"].items())[:_PHASES]
-    anomalies = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in row["anomalies"].items())
+def _numbers(row: dict[str, Any]) -> list[RenderableType]:
     return [
         row["rank"] or NOTHING,
         Text(row["state"], _STATES[row["state"]]),
@@ -163,6 +206,13 @@ def _rank_cells(row: dict[str, Any]) -> list[RenderableType]:
         _known(row["samples_per_second"], number_text),
         _known(row["tokens_per_second"], number_text),
         _known(row["last_step_age_seconds"], lambda age: f"{duration_text(age)} ago"),
+    ]
+
+
+def _texts(row: dict[str, Any]) -> list[RenderableType]:
+    phases = list(row["phases"].items())[:_PHASES]
+    anomalies = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in row["anomalies"].items())
+    return [
         ", ".join(f"{name} {share:.0%}" for name, share in phases) or NOTHING,
         Text(anomalies, STYLES["warning"]) if anomalies else NOTHING,
     ]
@@ -171,8 +221,9 @@ def _rank_cells(row: dict[str, Any]) -> list[RenderableType]:
 def _device_cells(one: dict[str, Any], rank: str | None) -> list[RenderableType]:
     used = one["memory_used_bytes"] if one["memory_used_bytes"] is not None else one["memory_allocated_bytes"]
     errors = one["ecc_uncorrected"]
+    says_so = one["device"].startswith("simulated") or not one["simulated"]
     return [
-        one["device"] + (" (simulated)" if one["simulated"] else ""),
+        one["device"] if says_so else f"{one['device']} (simulated)",
         rank or NOTHING,
         _known(used, bytes_text),
         _known(one["memory_total_bytes"], bytes_text),

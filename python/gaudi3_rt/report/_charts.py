@@ -150,21 +150,30 @@ def _throughput(run: RunData) -> Figure | None:
     return figure
 
 
+def phase_means(run: RunData) -> tuple[Numbers, dict[str, Floats]]:
+    """Numbers of steps, and the mean seconds of each phase over the ranks that tell phases of that step apart."""
+    names = dict.fromkeys(name for steps in run.ranks.values() for name in steps.phases)
+    rows = {name: run.over_ranks(name) for name in names}
+    if not rows:
+        return np.array([], np.int64), {}
+    numbers = next(iter(rows.values()))[0]
+    told = np.any([np.isfinite(seconds) for _, seconds in rows.values()], axis=0).sum(axis=0)
+    is_told = told > 0
+    return numbers[is_told], {
+        name: np.nansum(seconds, axis=0)[is_told] / told[is_told] for name, (_, seconds) in rows.items()
+    }
+
+
 def _time_split(run: RunData) -> Figure | None:
-    names = list(dict.fromkeys(name for steps in run.ranks.values() for name in steps.phases))
-    if not names:
+    numbers, columns = phase_means(run)
+    if not columns:
         return None
     figure, (axes,) = _panels(1, height=3.2)
-    columns = {}
-    for name in names:
-        numbers, rows = run.over_ranks(name)
-        is_told = np.isfinite(rows)
-        columns[name] = np.where(is_told, rows, 0).sum(axis=0) / np.maximum(is_told.any(axis=0) * len(rows), 1)
     each = max(1, -(-len(numbers) // _POINTS))
     where = numbers[::each].astype(np.float64)
     means = [np.add.reduceat(column, np.arange(0, len(column), each)) for column in columns.values()]
     lengths = np.add.reduceat(np.ones(len(numbers)), np.arange(0, len(numbers), each))
-    axes.stackplot(where, *(1000 * part / lengths for part in means), labels=names, alpha=0.85, step="post")
+    axes.stackplot(where, *(1000 * part / lengths for part in means), labels=list(columns), alpha=0.85, step="post")
     _by_step(run, [axes])
     _finish(axes, "step [ms]", from_zero=True)
     axes.set_title("where the time of a step goes" + (", mean of ranks" if len(run.ranks) > 1 else ""))

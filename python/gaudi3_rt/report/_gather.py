@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import heapq
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,15 +19,14 @@ from gaudi3_rt.events import (
     Event,
     RunFinished,
     RunStarted,
+    StepCompleted,
     TrainingResumed,
 )
-from gaudi3_rt.monitor import History, read_history
+from gaudi3_rt.monitor import iterate_history
+from gaudi3_rt.report._columns import DeviceColumns, StepColumns
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
-
-GIVEN = ("samples", "tokens", "loss", "accuracy", "gradient_norm", "learning_rate")
-"""Fields of a step that the user gives, or not."""
 
 READINGS = (
     "temperature_celsius",
@@ -44,7 +44,7 @@ READINGS = (
 RESUMED = "resumed"
 """The kind of what ends a stall."""
 
-_NOT_DETAILS = {"event", "time", "step", "rank", "recorded_by"}
+_NOT_DETAILS = {"event", "time", "step", "rank"}
 _E = TypeVar("_E", bound=Event)
 
 
@@ -189,68 +189,72 @@ def gather(run: str | Path) -> RunData:
     Raises:
         ParameterValidationError: the folder is not there or has no history that can be used.
     """
-    history = read_history(run)
-    starts = _events(history, RunStarted)
+    ranks: dict[int, StepColumns] = {}
+    devices: dict[tuple[int, str], DeviceColumns] = {}
+    others: dict[int, list[Mapping[str, Any]]] = {}
+    damaged = 0
+    for rank, record in iterate_history(run):
+        if record is None:
+            damaged += 1
+        elif record["event"] == StepCompleted.__name__:
+            ranks.setdefault(rank, StepColumns()).add(record)
+        elif record["event"] == DeviceSampled.__name__:
+            devices.setdefault((rank, record["device"]), DeviceColumns(READINGS)).add(record)
+        else:
+            others.setdefault(rank, []).append(record)
+            if record["event"] == RunStarted.__name__ and rank in ranks:
+                ranks[rank].undo(record["start_step"] + 1)
+    records = list(heapq.merge(*others.values(), key=lambda record: float(record["time"])))
+    starts = _events(records, RunStarted)
     if not starts:
         msg = f"the history in {str(run)!r} does not say how the run began: it has no RunStarted"
         raise ParameterValidationError(msg, suggestions=["look whether the first lines of its files have been cut off"])
-    checkpoints = _events(history, CheckpointCompleted)
+    checkpoints = _events(records, CheckpointCompleted)
     lowest = min((event.rank for event in checkpoints), default=0)
     return RunData(
         run_id=starts[-1].run_id,
         starts=starts,
-        finishes=_events(history, RunFinished),
-        ranks={rank: _steps(steps) for rank in history.ranks if (steps := history.steps(rank))},
-        devices=tuple(_devices(history)),
-        happenings=_happenings(history),
+        finishes=_events(records, RunFinished),
+        ranks={rank: _steps(columns) for rank, columns in ranks.items() if columns.number},
+        devices=tuple(_device(*key, columns) for key, columns in sorted(devices.items(), key=lambda row: row[0])),
+        happenings=_happenings(records),
         checkpoints=tuple(event for event in checkpoints if event.rank == lowest),
-        damaged_lines=history.damaged_lines,
+        damaged_lines=damaged,
     )
 
 
-def _events(history: History, kind: type[_E]) -> tuple[_E, ...]:
+def _events(records: Sequence[Mapping[str, Any]], kind: type[_E]) -> tuple[_E, ...]:
     """The records of a class as such, in order of time."""
     names = {field.name for field in fields(kind)}
-    found = history.of(kind.__name__)
+    found = (record for record in records if record["event"] == kind.__name__)
     return tuple(kind(**{name: value for name, value in record.items() if name in names}) for record in found)
 
 
-def _column(records: Sequence[Mapping[str, Any]], name: str) -> Floats:
-    values = (record.get(name) for record in records)
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _steps(steps: Sequence[Mapping[str, Any]]) -> RankSteps:
-    phases = dict.fromkeys(phase for step in steps for phase in step.get("phases", ()))
+def _steps(columns: StepColumns) -> RankSteps:
+    floats = {name: np.array(column) for name, column in columns.floats.items()}
+    phases = {name: np.array(column) for name, column in columns.phases.items()}
     return RankSteps(
-        number=np.array([step["step"] for step in steps], dtype=np.int64),
-        time=_column(steps, "time"),
-        seconds=_column(steps, "seconds"),
-        skipped=np.array([step.get("skipped", False) for step in steps], dtype=np.bool_),
-        given={name: _column(steps, name) for name in GIVEN},
-        phases={name: np.array([step.get("phases", {}).get(name, np.nan) for step in steps]) for name in phases},
+        number=np.array(columns.number, dtype=np.int64),
+        time=floats.pop("time"),
+        seconds=floats.pop("seconds"),
+        skipped=np.array(columns.skipped, dtype=np.bool_),
+        given=floats,
+        phases={name: column for name, column in phases.items() if np.isfinite(column).any()},  # others were undone
     )
 
 
-def _devices(history: History) -> Iterator[DeviceSeries]:
-    samples: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
-    for record in history.of(DeviceSampled.__name__):
-        samples.setdefault((record["recorded_by"], record["device"]), []).append(record)
-    for (rank, name), records in sorted(samples.items()):
-        yield DeviceSeries(
-            name=name,
-            rank=rank,
-            simulated=any(record.get("simulated", False) for record in records),
-            time=_column(records, "time"),
-            readings={reading: _column(records, reading) for reading in READINGS},
-        )
+def _device(rank: int, name: str, columns: DeviceColumns) -> DeviceSeries:
+    readings = {reading: np.array(column) for reading, column in columns.floats.items()}
+    return DeviceSeries(name=name, rank=rank, simulated=columns.simulated, time=readings.pop("time"), readings=readings)
 
 
-def _happenings(history: History) -> tuple[Happening, ...]:
+def _happenings(records: Sequence[Mapping[str, Any]]) -> tuple[Happening, ...]:
     """Each anomaly, and each end of a stall; of those that several ranks tell of one rank and step, the first."""
     kinds = {kind.__name__: kind.kind for kind in Anomaly.__subclasses__()} | {TrainingResumed.__name__: RESUMED}
     found: dict[tuple[str, int, int], Happening] = {}
-    for record in history.of(*kinds):
+    for record in records:
+        if record["event"] not in kinds:
+            continue
         kind, step, rank = kinds[record["event"]], record["step"], record.get("rank", 0)
         details = {name: value for name, value in record.items() if name not in _NOT_DETAILS}
         found.setdefault((kind, step, rank), Happening(record["time"], kind, step, rank, details))

@@ -87,7 +87,8 @@ def outcome(run: RunData) -> str:
         if isinstance(event, RunStarted):
             last.pop(event.rank, None)
         else:
-            last[event.rank] = event.outcome if event.error is None else f"{event.outcome} by {event.error}"
+            code = "" if event.code is None else f" (code {event.code})"
+            last[event.rank] = event.outcome if event.error is None else f"{event.outcome} by {event.error}{code}"
     said = Counter(last.values())
     bad = [one for one in said if one != "completed"]
     if bad:
