@@ -18,6 +18,7 @@ TORCH ?= torch==2.13.0
 
 venv := .venv
 peers := .venv-peers
+watcher := .venv-monitoring
 python := $(venv)/bin/python
 pip = $(@D)/bin/python -m pip --quiet --disable-pip-version-check
 sources := pyproject.toml CMakeLists.txt README.md LICENSE \
@@ -66,14 +67,14 @@ tpc-asm: $(venv)/.package
 
 PROMETHEUS_PORT ?= 9090
 ALERTMANAGER_PORT ?= 9093
-monitor-up: $(venv)/.package
-	@$(python) deploy/monitoring/stack.py up --prometheus-port $(PROMETHEUS_PORT) --alertmanager-port $(ALERTMANAGER_PORT)
+monitor-up: $(watcher)/.ready
+	@$(watcher)/bin/python deploy/monitoring/stack.py up --prometheus-port $(PROMETHEUS_PORT) --alertmanager-port $(ALERTMANAGER_PORT)
 
-monitor-down: $(venv)/.package
-	@$(python) deploy/monitoring/stack.py down
+monitor-down: $(watcher)/.ready
+	@$(watcher)/bin/python deploy/monitoring/stack.py down
 
 clean:
-	rm -rf $(venv) $(peers) build .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(venv) $(peers) $(watcher) build .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
 
 $(venv)/.torch $(peers)/.torch:
 	$(PYTHON) -m venv $(@D)
@@ -82,6 +83,12 @@ $(venv)/.torch $(peers)/.torch:
 
 $(venv)/.package $(peers)/.package: %/.package: %/.torch $(sources)
 	$(pip) install --config-settings=cmake.define.GAUDI3_RT_WERROR=ON .
+	touch $@
+
+# A machine that only watches needs neither PyTorch nor a compiler.
+$(watcher)/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(pip) install "psutil>=6.0" "PyYAML>=6.0"
 	touch $@
 
 # The package is installed, so this fetches only what the extras add: one or several with commas, since each call of pip

@@ -10,32 +10,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import http
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
-import yaml
+from stack_config import HOST, alertmanager_config, prometheus_config
+from stack_processes import StackError, Started, end, read_record, wait_until_ready, write_record
 
 HERE = Path(__file__).resolve().parent
 STATE = HERE.parents[1] / "build" / "monitoring"
-READY_SECONDS = 60.0
-END_SECONDS = 20.0
-HOST = "127.0.0.1"
-
-
-class StackError(Exception):
-    """Why it cannot be done, and what to do."""
+INTERRUPTED = 130
+"""Exit status of programs that were interrupted."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +41,10 @@ class Program:
         """Path of the first of its names that is installed."""
         return next((path for binary in self.binaries if (path := shutil.which(binary))), None)
 
+    def mark(self, state: Path) -> str:
+        """The argument that only a process of this state folder has."""
+        return f"--config.file={state / self.name}.yml"
+
     def command(self, state: Path, port: int) -> list[str]:
         """As it is started."""
         binary = self.find()
@@ -60,7 +54,7 @@ class Program:
         data = state / "data" / self.name
         return [
             binary,
-            f"--config.file={state / self.name}.yml",
+            self.mark(state),
             f"--web.listen-address={HOST}:{port}",
             f"--web.external-url=http://{HOST}:{port}",
             *(
@@ -79,26 +73,8 @@ PROGRAMS = (
 )
 
 
-@dataclass(frozen=True)
-class Started:
-    """A process of ours. An id alone does not tell it from a later process with the same one."""
-
-    name: str
-    pid: int
-    started: float
-    url: str
-
-    def process(self) -> psutil.Process | None:
-        """The process, if it still runs."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)
-            if process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE:
-                return process
-        return None
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 if it could not be done; wrong usage is 2."""
+    """Returns the exit status: 0, 1 if it could not be done, 130 if it was interrupted; wrong usage is 2."""
     parser = argparse.ArgumentParser(prog="stack.py", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     up_parser = commands.add_parser("up", help="start both, and wait until they are ready")
@@ -120,6 +96,11 @@ def main(arguments: list[str] | None = None) -> int:
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error.filename or options.state}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 
@@ -130,10 +111,11 @@ def up(state: Path, config: Path, prometheus_port: int, alertmanager_port: int) 
         StackError: a program is missing, a port is taken, they run already, or one does not become ready.
     """
     ports = {"prometheus": prometheus_port, "alertmanager": alertmanager_port}
-    running = [one for one in _read_record(state) if one.process()]
+    running = [one for one in read_record(state) if one.process()]
     if running:
         urls = " and ".join(f"{one.name} at {one.url}" for one in running)
-        msg = f"{urls} runs already, from {_short(state)}; make monitor-down ends it"
+        verb, them = ("runs", "it") if len(running) == 1 else ("run", "them")
+        msg = f"{urls} {verb} already, from {_short(state)}; {_how_to_end(state)} ends {them}"
         raise StackError(msg)
     missing = [program for program in PROGRAMS if program.find() is None]
     if missing:
@@ -151,28 +133,31 @@ def up(state: Path, config: Path, prometheus_port: int, alertmanager_port: int) 
     try:
         for program in PROGRAMS:
             started.append(_start(program, state, ports[program.name]))
-            _write_record(state, started)
+            write_record(state, started)
         for one in started:
-            _wait_until_ready(one, state)
+            wait_until_ready(one, _short(state / f"{one.name}.log"))
     except BaseException:
-        _end(started)
-        _write_record(state, [])
+        end(started)
+        write_record(state, [])
         raise
     for one in started:
         print(f"{one.name:<13} {one.url}")
     for channel, absent in missing_secrets.items():
-        print(f"{channel:<13} " + (f"off: there is no {', '.join(map(_short, absent))}" if absent else "on"))
+        print(
+            f"{channel:<13} "
+            + (f"off: no secret in {', '.join(str(_short(path)) for path in absent)}" if absent else "on")
+        )
     print(f"{'targets':<13} {_short(config / 'prometheus' / 'targets')} (changes are noticed)")
     print(f"{'data, logs':<13} {_short(state)}")
-    print("make monitor-down ends both" if state == STATE else f"stack.py down --state {_short(state)} ends both")
+    print(f"{_how_to_end(state)} ends both")
 
 
 def down(state: Path) -> None:
     """End what ``up`` has started from this state folder, and nothing else."""
-    record = _read_record(state)
+    record = read_record(state)
     running = [one for one in record if one.process()]
-    _end(running)
-    _write_record(state, [])
+    end(running)
+    write_record(state, [])
     print("ended " + ", ".join(one.name for one in running) if running else f"nothing runs from {_short(state)}")
 
 
@@ -197,23 +182,13 @@ def _locked(state: Path) -> Iterator[Path]:
         yield state
 
 
-def _read_record(state: Path) -> list[Started]:
-    with contextlib.suppress(FileNotFoundError):
-        return [Started(**one) for one in json.loads((state / "processes.json").read_text("utf-8"))]
-    return []
-
-
-def _write_record(state: Path, processes: list[Started]) -> None:
-    path = state / "processes.json"
-    if processes:
-        path.write_text(json.dumps([asdict(one) for one in processes], indent=2), "utf-8")
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _short(path: Path) -> str:
+def _short(path: Path) -> Path:
     """As a user would type it here."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    return Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
+
+
+def _how_to_end(state: Path) -> str:
+    return "make monitor-down" if state == STATE else f"stack.py down --state {_short(state)}"
 
 
 def _check_ports(ports: dict[str, int]) -> None:
@@ -235,41 +210,6 @@ def _check_ports(ports: dict[str, int]) -> None:
         raise StackError(msg)
 
 
-def prometheus_config(folder: Path, alertmanager_port: int) -> str:
-    """The configuration with absolute paths, and this Alertmanager."""
-    config: dict[str, Any] = yaml.safe_load((folder / "prometheus.yml").read_text("utf-8"))
-    config["rule_files"] = [str(folder / pattern) for pattern in config["rule_files"]]
-    config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [f"{HOST}:{alertmanager_port}"]}]}]
-    for job in config["scrape_configs"]:
-        for discovery in job.get("file_sd_configs", ()):
-            discovery["files"] = [str(folder / pattern) for pattern in discovery["files"]]
-    return yaml.safe_dump(config, sort_keys=False)
-
-
-def alertmanager_config(folder: Path) -> tuple[str, dict[str, list[Path]]]:
-    """The configuration without the channels that lack a secret; and by channel the files that are not there."""
-    config: dict[str, Any] = yaml.safe_load((folder / "alertmanager.yml").read_text("utf-8"))
-    config["templates"] = [str(folder / pattern) for pattern in config.get("templates", ())]
-    missing: dict[str, list[Path]] = {}
-    for receiver in config["receivers"]:
-        for kind in [key for key in receiver if key.endswith("_configs")]:
-            absent = [path for one in receiver[kind] for path in _resolve_secrets(one, folder) if not path.exists()]
-            missing[kind.removesuffix("_configs")] = absent
-            if absent:
-                del receiver[kind]
-    return yaml.safe_dump(config, sort_keys=False), missing
-
-
-def _resolve_secrets(config: dict[str, Any], folder: Path) -> Iterator[Path]:
-    """Makes the paths of secret files absolute: Alertmanager takes them from its working directory."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _resolve_secrets(value, folder)
-        elif key.endswith("_file"):
-            config[key] = str(folder / value)
-            yield folder / value
-
-
 def _start(program: Program, state: Path, port: int) -> Started:
     with (state / f"{program.name}.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 (the program that was found, and no shell)
@@ -280,48 +220,7 @@ def _start(program: Program, state: Path, port: int) -> Started:
             stderr=log,
             start_new_session=True,
         )
-    return Started(program.name, process.pid, psutil.Process(process.pid).create_time(), f"http://{HOST}:{port}")
-
-
-def _wait_until_ready(one: Started, state: Path) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    log = state / f"{one.name}.log"
-    while not _is_ready(one.url):
-        if one.process() is None:
-            msg = f"{one.name} has ended; the end of {_short(log)}:\n{_last_lines(log)}"
-            raise StackError(msg)
-        if time.monotonic() > deadline:
-            msg = f"{one.name} is not ready after {READY_SECONDS:.0f} s; see {_short(log)}"
-            raise StackError(msg)
-        time.sleep(0.1)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/-/ready", timeout=5) as answer:  # noqa: S310 (http on loopback)
-            return bool(answer.status == http.HTTPStatus.OK)
-    except OSError:
-        return False
-
-
-def _last_lines(path: Path, count: int = 5) -> str:
-    return "\n".join(path.read_text("utf-8", errors="replace").splitlines()[-count:])
-
-
-def _end(processes: list[Started]) -> None:
-    """Asks them to end; after ``END_SECONDS`` they are killed."""
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        for process in _alive(processes):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                end(process)
-        deadline = time.monotonic() + END_SECONDS
-        while _alive(processes) and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-
-def _alive(processes: list[Started]) -> list[psutil.Process]:
-    """A zombie, which only waits for its parent, is not."""
-    return [process for one in processes if (process := one.process())]
+    return Started(program.name, process.pid, program.mark(state), f"http://{HOST}:{port}")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,11 @@ class Watched:
         """From now on the sensor says 97 degrees."""
         self.device.advance(OVERHEATS - self.device.steps)
 
+    def discover(self, node, instance):
+        """One more target, in a file of its own."""
+        targets = self.config / "prometheus" / "targets" / f"training_{node}.yml"
+        targets.write_text(yaml.safe_dump([{"targets": [instance], "labels": {"node": node}}]), "utf-8")
+
     def stack(self, command, *options):
         """A command of ``stack.py`` with this state folder."""
         return run_stack(command, "--state", self.state, *options)

@@ -5,11 +5,11 @@ import json
 import re
 
 import pytest
-import yaml
 from _monitoring import MONITORING, need, recorded
 from _watched import listener, wait_until, watched
 
 from gaudi3_rt import endpoints
+from gaudi3_rt.metrics import Metrics
 
 SECONDS = 60
 """Until something has to have happened that usually takes two."""
@@ -87,33 +87,47 @@ def test_a_device_that_overheats_is_told_to_programs_and_to_nobody_else(live):
     assert alert["labels"]["simulated"] == "true"
     assert alert["annotations"]["description"].startswith("simulated:0 on 127.0.0.1 is at 97 °C")
     assert alert["annotations"]["description"].endswith("It is simulated.")
-    called = [said for path, _, said in live.heard.messages if path != "/alerts"]
-    assert "HPUHighTemperature" not in json.dumps(called)
+    _, said = live.heard.wait_for("/alerts", "The check simulated:0 at ", SECONDS)
+    assert said["receiver"] == "programs"
+    called = json.dumps([said for path, _, said in live.heard.messages if path != "/alerts"])
+    assert "HPUHighTemperature" not in called
+    assert "simulated:0" not in called
 
 
-def test_a_training_that_is_gone_is_told_to_everybody(live):
-    """Discovered from a file, scraped, and gone in the middle of its run: PagerDuty, Slack, e-mail, webhook."""
+def test_a_training_that_is_gone_is_told_to_the_team_and_calls_nobody(live):
+    """Discovered from a file, scraped, and gone in the middle of its run: Slack, e-mail, webhook."""
     bound = listener()
     instance = f"127.0.0.1:{bound.getsockname()[1]}"
     with endpoints.serve(live.registry, False, listener=bound):
-        targets = live.config / "prometheus" / "targets" / "training_second.yml"
-        targets.write_text(yaml.safe_dump([{"targets": [instance], "labels": {"node": "second"}}]), "utf-8")
+        live.discover("second", instance)
         under_way = f'gaudi3_rt:training_under_way:bool{{instance="{instance}"}}'
         wait_until(lambda: live.values(under_way) != ["1"], SECONDS, "not scraped")
     description = f"{instance} has not answered for a minute."
-    _, page = live.heard.wait_for("/pagerduty", description, SECONDS)
-    assert page["routing_key"] == "routing-key-of-the-test"
-    assert page["event_action"] == "trigger"
-    assert page["payload"]["severity"] == "critical"
-    assert page["payload"]["summary"] == "[critical, 1] TrainingGone on second"
     _, slack = live.heard.wait_for("/slack", description, SECONDS)
     assert slack["channel"] == "#training"
     assert "What to do: docs/monitoring.md#traininggone" in slack["attachments"][0]["text"]
     login, mail = live.heard.wait_for("smtp", "TrainingGone", SECONDS)
     assert base64.b64decode(login.removeprefix("PLAIN ")).endswith(b"password-of-the-test")
-    assert "Subject: [critical, 1] TrainingGone on second" in mail
+    assert "Subject: [warning, 1] TrainingGone on second" in mail
     _, said = live.heard.wait_for("/alerts", description, SECONDS)
-    assert said["receiver"] == "on_call"
+    assert said["receiver"] == "team"
+    assert "TrainingGone" not in json.dumps([said for path, _, said in live.heard.messages if path == "/pagerduty"])
+
+
+def test_a_critical_health_check_calls_somebody(live):
+    """PagerDuty hears of it, and the others too."""
+    bound = listener()
+    with (
+        Metrics(health=lambda: {"checkpoints": "critical"}) as critical,
+        endpoints.serve(critical, False, listener=bound),
+    ):
+        live.discover("third", f"127.0.0.1:{bound.getsockname()[1]}")
+        _, page = live.heard.wait_for("/pagerduty", "The check checkpoints at ", SECONDS)
+        live.heard.wait_for("/slack", "The check checkpoints at ", SECONDS)
+    assert page["routing_key"] == "routing-key-of-the-test"
+    assert page["event_action"] == "trigger"
+    assert page["payload"]["severity"] == "critical"
+    assert page["payload"]["summary"] == "[critical, 1] HealthCheckFailing on third"
 
 
 def test_a_second_start_is_refused_and_changes_nothing(live):
@@ -121,5 +135,5 @@ def test_a_second_start_is_refused_and_changes_nothing(live):
     done = live.stack("up", "--prometheus-port", str(live.ports[0]), "--alertmanager-port", str(live.ports[1]))
     assert done.returncode == 1
     assert f"http://127.0.0.1:{live.ports[0]}" in done.stderr
-    assert "make monitor-down" in done.stderr
+    assert f"stack.py down --state {live.state} ends them" in done.stderr
     assert live.values("up")

@@ -109,7 +109,7 @@ def test_down_ends_nothing_that_it_does_not_know(tmp_path):
     """A process that got the id of one that has ended long ago goes on."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as stranger:
         try:
-            record = {"name": "prometheus", "pid": stranger.pid, "started": 1.0, "url": "http://127.0.0.1:1"}
+            record = {"name": "prometheus", "pid": stranger.pid, "mark": "--config.file=x", "url": "http://127.0.0.1:1"}
             (tmp_path / "processes.json").write_text(json.dumps([record]), "utf-8")
             done = run_stack("down", "--state", tmp_path)
             assert done.returncode == 0
@@ -120,11 +120,19 @@ def test_down_ends_nothing_that_it_does_not_know(tmp_path):
             stranger.kill()
 
 
+def test_a_state_folder_that_cannot_be_used_is_one_line(tmp_path):
+    """As after sudo make monitor-up: no traceback."""
+    (tmp_path / "file").touch()
+    done = run_stack("down", "--state", tmp_path / "file" / "state")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_down_ends_what_was_started(tmp_path):
     """And says which."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as mine:
-        started = psutil.Process(mine.pid).create_time()
-        record = {"name": "prometheus", "pid": mine.pid, "started": started, "url": "http://127.0.0.1:1"}
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "--mark=mine"]) as mine:
+        record = {"name": "prometheus", "pid": mine.pid, "mark": "--mark=mine", "url": "http://127.0.0.1:1"}
         (tmp_path / "processes.json").write_text(json.dumps([record]), "utf-8")
         try:
             done = run_stack("down", "--state", tmp_path)
@@ -135,10 +143,10 @@ def test_down_ends_what_was_started(tmp_path):
 
 
 def test_channels_without_their_secrets_are_left_out(tmp_path):
-    """The committed secrets folder is empty, so all of them are; with its file, a channel is on."""
+    """No file, or an empty one; with its file, a channel is on."""
     sys.path.insert(0, str(MONITORING))
     try:
-        import stack  # noqa: PLC0415 (a script)
+        import stack_config  # noqa: PLC0415 (beside a script)
     finally:
         sys.path.remove(str(MONITORING))
     folder = tmp_path / "alertmanager"
@@ -147,7 +155,8 @@ def test_channels_without_their_secrets_are_left_out(tmp_path):
         (MONITORING / "alertmanager" / "alertmanager.yml").read_text("utf-8"), "utf-8"
     )
     (folder / "secrets" / "slack_api_url").write_text("https://hooks.example.org/x", "utf-8")
-    text, missing = stack.alertmanager_config(folder)
+    (folder / "secrets" / "smtp_password").touch()
+    text, missing = stack_config.alertmanager_config(folder)
     assert {name for name, absent in missing.items() if not absent} == {"slack"}
     on_call, team, programs = yaml.safe_load(text)["receivers"]
     assert set(on_call) == set(team) == {"name", "slack_configs"}
@@ -156,12 +165,17 @@ def test_channels_without_their_secrets_are_left_out(tmp_path):
     assert "hooks.example.org" not in text
 
 
-def test_make_has_both_targets():
-    """With the ports that users may choose."""
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    assert "monitor-up: " in makefile
-    assert "--prometheus-port $(PROMETHEUS_PORT) --alertmanager-port $(ALERTMANAGER_PORT)" in makefile
-    assert "monitor-down: " in makefile
+def test_make_needs_no_package_to_start_or_end_it(tmp_path):
+    """Machines that only watch have neither PyTorch nor a compiler; ports are as chosen."""
+    for target in ("monitor-up", "monitor-down"):
+        command = ["make", "--dry-run", "--no-print-directory", target, f"watcher={tmp_path}"]
+        command += ["PROMETHEUS_PORT=1234", "ALERTMANAGER_PORT=1235"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 (make)
+        assert "torch" not in done.stdout
+        assert "psutil" in done.stdout
+        asked = done.stdout.splitlines()[-1]
+        assert asked.startswith(f"{tmp_path}/bin/python deploy/monitoring/stack.py {target.removeprefix('monitor-')}")
+        assert ("--prometheus-port 1234 --alertmanager-port 1235" in asked) == (target == "monitor-up")
 
 
 def _command_line(process):

@@ -49,6 +49,7 @@ def device_dashboard() -> models.Dashboard:
                         "device_memory_used_bytes",
                         f"sum({_series('device_memory_used_bytes')}) / sum({_series('device_memory_total_bytes')})",
                         "percentunit",
+                        "Reserved memory included: Habana's PyTorch takes almost all of a device at its start.",
                     ),
                     _stat(
                         "Hottest",
