@@ -287,4 +287,11 @@ def test_a_watched_training(environment, tmp_path):
     assert [step["step"] for step in steps] == list(range(1, 13))
     assert steps[-1]["loss"] < steps[0]["loss"] < 6
     assert all(step["gradient_norm"] > 0 and step["phases"].keys() >= {"data", "optimizer"} for step in steps)
-    assert "--simulate" in run(environment, tmp_path, "train_watched.py", "--overheat=6").stderr
+
+
+def test_only_a_software_hpu_overheats(load, monkeypatch, capsys):
+    """Wrong usage, and what to do."""
+    monkeypatch.setattr(sys, "argv", ["train_watched.py", "--overheat=6"])
+    with pytest.raises(SystemExit, match="2"):
+        load("train_watched").main()
+    assert "give --simulate, too" in capsys.readouterr().err

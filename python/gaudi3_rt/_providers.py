@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from types import ModuleType
 
 from gaudi3_rt._protocols import Device, Provider
 
@@ -36,9 +37,14 @@ def find(kind: str) -> Provider | None:
     return _open.get(kind)
 
 
+def load() -> ModuleType:
+    """Imports the service ``device``, which takes a while the first time."""
+    return importlib.import_module("gaudi3_rt.device")
+
+
 def all_devices() -> Sequence[Device]:
     """All that this process may use, not acquired."""
-    found: Sequence[Device] = importlib.import_module("gaudi3_rt.device").devices()
+    found: Sequence[Device] = load().devices()
     return found
 
 
