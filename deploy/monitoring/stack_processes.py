@@ -42,6 +42,13 @@ class Started:
                 return process
         return None
 
+    def has_ended(self) -> bool:
+        """Whether no process has this id; also of one so new that its arguments cannot be read yet."""
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
 
 def read_record(state: Path) -> list[Started]:
     """What was started from this folder, whether it still runs or not."""
@@ -69,7 +76,7 @@ def wait_until_ready(one: Started, log: Path) -> None:
     """
     deadline = time.monotonic() + READY_SECONDS
     while not _is_ready(one.url):
-        if one.process() is None:
+        if one.has_ended():
             msg = f"{one.name} has ended; the end of {log}:\n{_last_lines(log)}"
             raise StackError(msg)
         if time.monotonic() > deadline:
