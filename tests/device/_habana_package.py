@@ -4,6 +4,8 @@ What it does is what is public of the bridge: ``set_device`` writes ``HLS_MODULE
 ten numbers, ``mark_step`` of eager mode does nothing. ``STATE`` says what a test wants to happen.
 """
 
+import contextlib
+import os
 import sys
 import textwrap
 
@@ -79,3 +81,23 @@ def forget():
     """As if it had never been imported."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "habana_frameworks"]:
         del sys.modules[name]
+
+
+@contextlib.contextmanager
+def installed(folder, monkeypatch):
+    """Its ``STATE``; the package can be imported in the block, and neither HLML nor hl-smi can be used."""
+    packages = folder / "packages"
+    make(packages)
+    monkeypatch.syspath_prepend(packages)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setitem(sys.modules, "pyhlml", None)
+    monkeypatch.delenv("HLS_MODULE_ID", raising=False)
+    monkeypatch.delenv("HABANA_VISIBLE_MODULES", raising=False)
+    forget()
+    import habana_frameworks  # noqa: PLC0415 (it is made here)
+
+    try:
+        yield habana_frameworks.STATE
+    finally:
+        forget()
+        os.environ.pop("HLS_MODULE_ID", None)  # the bridge writes it

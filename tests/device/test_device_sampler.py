@@ -177,19 +177,8 @@ def test_memory_that_cannot_be_read_is_told_of_and_sensors_go_on(monkeypatch):
 @pytest.fixture
 def bridge(tmp_path, monkeypatch):
     """State of a stand-in of Habana's bridge."""
-    folder = tmp_path / "packages"
-    _habana_package.make(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "pyhlml", None)
-    monkeypatch.delenv("HLS_MODULE_ID", raising=False)
-    monkeypatch.delenv("HABANA_VISIBLE_MODULES", raising=False)
-    _habana_package.forget()
-    import habana_frameworks  # noqa: PLC0415 (it is made here)
-
-    yield habana_frameworks.STATE
-    _habana_package.forget()
-    os.environ.pop("HLS_MODULE_ID", None)
+    with _habana_package.installed(tmp_path, monkeypatch) as state:
+        yield state
 
 
 def test_memory_is_that_of_the_hpu_that_this_process_has(host, bridge):

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import sys
 
 import _habana_package
 import pytest
@@ -19,19 +18,9 @@ BUSY = "synStatus=20 [Device already acquired] Device acquire failed."
 @pytest.fixture
 def bridge(tmp_path, monkeypatch):
     """A stand-in of Habana's bridge whose device somebody else has."""
-    folder = tmp_path / "packages"
-    _habana_package.make(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "pyhlml", None)
-    monkeypatch.delenv("HABANA_VISIBLE_MODULES", raising=False)
-    monkeypatch.delenv("HLS_MODULE_ID", raising=False)
-    _habana_package.forget()
-    import habana_frameworks  # noqa: PLC0415 (it is made here)
-
-    habana_frameworks.STATE["errors"] = [RuntimeError(BUSY)] * 9
-    yield
-    _habana_package.forget()
+    with _habana_package.installed(tmp_path, monkeypatch) as state:
+        state["errors"] = [RuntimeError(BUSY)] * 9
+        yield
 
 
 @pytest.mark.usefixtures("bridge")

@@ -17,20 +17,9 @@ BUSY = "synStatus=20 [Device already acquired] Device acquire failed."
 @pytest.fixture
 def bridge(tmp_path, monkeypatch):
     """State of the stand-in; it can be imported, and neither HLML nor hl-smi can be used."""
-    folder = tmp_path / "packages"
-    _habana_package.make(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "pyhlml", None)
-    monkeypatch.delenv("HLS_MODULE_ID", raising=False)
-    monkeypatch.delenv("HABANA_VISIBLE_MODULES", raising=False)
     monkeypatch.setattr(_select, "_announced", set())
-    _habana_package.forget()
-    import habana_frameworks  # noqa: PLC0415 (it is made here)
-
-    yield habana_frameworks.STATE
-    _habana_package.forget()
-    os.environ.pop("HLS_MODULE_ID", None)
+    with _habana_package.installed(tmp_path, monkeypatch) as state:
+        yield state
 
 
 def open_node(host, bridge, node):
