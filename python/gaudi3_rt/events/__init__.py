@@ -3,11 +3,9 @@
 from gaudi3_rt.events._delivery import Hook, Subscription, dropped
 from gaudi3_rt.events._dispatch import capture_events, emit, subscribe
 from gaudi3_rt.events._records import (
-    Anomaly,
     BreakerClosed,
     BreakerHalfOpened,
     BreakerOpened,
-    CheckpointCompleted,
     DeviceAcquired,
     DeviceBusy,
     DeviceReleased,
@@ -15,20 +13,24 @@ from gaudi3_rt.events._records import (
     Event,
     HealthChanged,
     LeakSuspected,
-    LossDiverged,
     MemoryHigh,
     MemoryRecovered,
     MemoryUnreadable,
-    NonFiniteGradient,
-    NonFiniteLoss,
     ReductionFailed,
     RetryExhausted,
     RetryScheduled,
+    TelemetryUnavailable,
+)
+from gaudi3_rt.events._training_records import (
+    Anomaly,
+    CheckpointCompleted,
+    LossDiverged,
+    NonFiniteGradient,
+    NonFiniteLoss,
     RunFinished,
     RunStarted,
     StepCompleted,
     StragglerDetected,
-    TelemetryUnavailable,
     TrainingResumed,
     TrainingStalled,
 )

@@ -81,7 +81,7 @@ _MOUNTPOINT = ("mountpoint",)
 _RATE = "rate({name}_sum[5m]) / rate({name}_count[5m])"
 
 CATALOGUE: tuple[Metric, ...] = tuple(
-    Metric(f"{PREFIX}{name}", kind, text, source, *more)  # type: ignore[arg-type]
+    Metric(f"{PREFIX}{name}", kind, text, source, *more)  # type: ignore[arg-type]  # mypy joins the types of a row
     for name, kind, text, source, *more in (
         # training
         ("training_step", "gauge", "Number of the last completed step over the whole run.", "StepCompleted"),

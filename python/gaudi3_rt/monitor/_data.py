@@ -33,7 +33,7 @@ class TimedData(Generic[_T]):
             start = monotonic()
 
     def __len__(self) -> int:
-        return len(self._data)  # type: ignore[arg-type]
+        return len(self._data)  # type: ignore[arg-type]  # its own TypeError if it has no length
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)

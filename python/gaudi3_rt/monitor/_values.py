@@ -24,7 +24,7 @@ def hold(name: str, value: Any) -> Held:
     """
     kind = type(value)
     if kind is float or kind is int or value is None:
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]  # its type was looked at above
     if isinstance(value, Tensor):
         return _hold_tensor(name, value)
     try:

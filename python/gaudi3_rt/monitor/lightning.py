@@ -38,7 +38,7 @@ def _callback_classes() -> tuple[type, ...]:
 _Base: Any = type("_Base", _callback_classes(), {})
 
 
-class MonitorCallback(_Base):  # type: ignore[misc]
+class MonitorCallback(_Base):  # type: ignore[misc]  # whichever package is there
     """Events and history of a Lightning training, as of a :class:`gaudi3_rt.monitor.TrainingMonitor`.
 
     A step is what ends in an optimizer step, so with ``accumulate_grad_batches`` it has several batches. Its loss is
