@@ -15,6 +15,9 @@ class Joinable(Protocol):
     def join_for(self, params: Iterable[Tensor]) -> None:
         """Waits if one of these parameters belongs to it."""
 
+    def has(self, param: Tensor) -> bool:
+        """Whether this parameter belongs to it."""
+
 
 _reductions: weakref.WeakSet[Joinable] = weakref.WeakSet()
 
@@ -27,6 +30,11 @@ def add(reduction: Joinable) -> None:
 def remove(reduction: Joinable) -> None:
     """It is not asked any more."""
     _reductions.discard(reduction)
+
+
+def is_reduced(param: Tensor) -> bool:
+    """Whether this parameter belongs to one that is asked."""
+    return any(reduction.has(param) for reduction in list(_reductions))
 
 
 def join(params: Iterable[Tensor]) -> None:

@@ -17,7 +17,9 @@ from gaudi3_rt.errors import OptimizerError, ParameterValidationError
 from gaudi3_rt.grads import clip_grad_norm_
 from gaudi3_rt.optim import FusedAdamW
 from gaudi3_rt.reduce import reduce_shards, sum_squares
+from gaudi3_rt.reduce._exchange import Exchange
 from gaudi3_rt.reduce._layout import ALIGNMENT, plan
+from gaudi3_rt.reduce._membership import Membership
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -103,6 +105,41 @@ def test_a_broken_backward_is_forgotten(n, bucket_bytes):
             assert reducer.steps == step + 1
             for param, shards in zip([model.wide, model.bias], zip(*want, strict=True), strict=True):
                 assert torch.equal(param.grad, reduce_shards(shards, op="mean") if n > 1 else shards[0])
+
+
+def test_an_interrupt_while_it_waits():
+    """Ctrl-C leaves buckets half way: nobody gets gradients of these, however often they are asked for."""
+    model = network()
+    reducer = GradientReducer(model)
+
+    def interrupted(*_):
+        yield []
+        raise KeyboardInterrupt
+
+    reducer._pipeline.stations[0].algorithm.run = interrupted
+    loss_of(model, 0, 0).backward()
+    before = [p.grad for p in model.parameters()]
+    with pytest.raises(KeyboardInterrupt):
+        reducer.wait()
+    for _ in range(2):
+        with pytest.raises(OptimizerError, match="was interrupted by KeyboardInterrupt"):
+            reducer.wait()
+    assert all(p.grad is grad for p, grad in zip(model.parameters(), before, strict=True))
+    reducer.close()
+
+
+def test_an_interrupt_as_it_is_made(monkeypatch):
+    """While it waits for the others: its hooks are gone."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    model = network()
+    with monkeypatch.context() as patch:
+        patch.setattr(Membership, "agree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            GradientReducer(model)
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
 
 
 def test_no_step_inside_of_backward():
@@ -207,6 +244,95 @@ def test_strides_of_parameters_are_kept():
             reducer.wait()
         assert conv.weight.grad.stride() == conv.weight.stride()
         torch.testing.assert_close(conv.weight.grad, want)
+
+
+def test_a_parameter_that_thaws():
+    """It was frozen when the reducer was made: its gradient would be that of one rank alone."""
+    model = network()
+    model.spare.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = digest(model.parameters())
+    with GradientReducer(model):
+        model.spare.requires_grad_(True)
+        loss_of(model, 0, 0, spare=True).backward()
+        with pytest.raises(OptimizerError, match=r"'spare' needs a gradient now, and needed none .* make a new one"):
+            optimizer.step()
+    assert digest(model.parameters()) == before
+    with GradientReducer(model):
+        optimizer.step()
+
+
+def test_one_reducer_a_parameter():
+    """A second one would reduce what the first has reduced; after close() there may be another."""
+    model = network()
+    first = GradientReducer(model)
+    with pytest.raises(ParameterValidationError, match=r"'0' is reduced by another GradientReducer .* close\(\)"):
+        GradientReducer([model.wide])
+    first.close()
+    GradientReducer([model.wide]).close()
+
+
+def test_sparse_gradients():
+    """They are refused by name, before anything is sent."""
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 2, sparse=True), torch.nn.Linear(2, 2))
+    reducer = GradientReducer(model, bucket_bytes=1)
+    with pytest.raises(ParameterValidationError, match=r"gradient of '0.weight' is torch.sparse_coo: .* sparse=False"):
+        model(torch.tensor([1])).sum().backward()
+    reducer.close()
+
+
+def test_an_interrupt(monkeypatch):
+    """Ctrl-C in the middle of a bucket: it is never handed out, and the other ranks are told."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reducer = GradientReducer(model)
+    told = []
+    monkeypatch.setattr(reducer._members, "give_up", lambda *args: told.append(type(args[-1])))
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, "_operands", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            loss_of(model, 0, 0).backward()
+    for use in (reducer.wait, optimizer.step, lambda: loss_of(model, 0, 0).backward()):
+        with pytest.raises(OptimizerError, match="was interrupted by KeyboardInterrupt; make a new one"):
+            use()
+    assert told == [KeyboardInterrupt]
+    reducer.close()
+
+
+@pytest.mark.parametrize("when", ["finish", "launch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_all_shards_outlive_a_failure(monkeypatch, dtype, when):
+    """They are what the same backward passes leave without a reducer: the sum over this rank's shards."""
+    model, alone = network(dtype), network(dtype)
+    for k in range(3):
+        loss_of(alone, k, 0, spare=k == 0).backward()
+    reducer = GradientReducer(model, algorithm="tree", logical_shards=3, bucket_bytes=200_000)
+    for k in reducer.shards[:-1]:
+        loss_of(model, k, 0, spare=k == 0).backward()
+    monkeypatch.setattr(reducer._pipeline, when, raise_broken)
+    with pytest.raises(BrokenPipeError):
+        finish_step(model, reducer)
+    for p, q in zip(model.parameters(), alone.parameters(), strict=True):
+        if when == "finish" or p is not model.wide:  # backward has not come that far
+            torch.testing.assert_close(p.grad, q.grad, rtol=0.02, atol=0.002 * q.grad.abs().max().item())
+        assert (p.grad.dtype, p.grad.stride()) == (p.dtype, p.stride())
+    reducer.close()
+
+
+def finish_step(model, reducer):
+    """The last shard, and the join."""
+    loss_of(model, reducer.shards[-1], 0).backward()
+    reducer.wait()
+
+
+def raise_broken(*_):
+    """As a reduction that fails."""
+    raise BrokenPipeError
+
+
+def raise_interrupt(*_):
+    """As the handler of SIGINT does."""
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from gaudi3_rt import events
 from gaudi3_rt.errors import NetworkConnectionError
 from gaudi3_rt.reduce import _failure
 from gaudi3_rt.reduce._failure import Court, Report, judge
+from gaudi3_rt.testing import FakeClock
 
 WORLD = 4
 TIMEOUT = 10.0  # a quarter of it is for the verdict: more than ranks of one machine are apart
@@ -195,6 +196,38 @@ def test_a_store_that_does_not_answer(monkeypatch):
     court = Court(store, 0, 3, 0.01, time)
     assert court.accuse(report(0, accused=[1]), time.monotonic()).ranks == (1,)
     store.released.set()
+
+
+class Later(FakeClock):
+    """Others do something while somebody waits."""
+
+    def __init__(self, do):
+        super().__init__()
+        self.do = do
+
+    def sleep(self, seconds):
+        """Time passes."""
+        super().sleep(seconds)
+        self.do(self.monotonic())
+
+
+def test_a_victim_that_reports_a_little_later():
+    """A collective of three: one died, and the other has closed its connections, too, before it says so."""
+    store = dist.HashStore()
+    victim = Court(store, 1, 3, 100.0, time)
+    clock = Later(lambda now: victim.publish(report(1, "lost", accused=[2])) if now > began + 1.0 else None)
+    began = clock.monotonic()
+    verdict = Court(store, 0, 3, 100.0, clock).accuse(report(0, "lost", accused=[1, 2]), began)
+    assert (verdict.ranks, clock.monotonic() < began + 2.0) == ((2,), True)
+
+
+def test_two_that_die_together():
+    """Are named long before the timeout."""
+    clock = FakeClock()
+    began = clock.monotonic()
+    verdict = Court(dist.HashStore(), 0, 3, 1000.0, clock).accuse(report(0, "lost", accused=[1, 2]), began)
+    assert verdict.ranks == (1, 2)
+    assert clock.monotonic() < began + 2 * _failure.VICTIM_SECONDS
 
 
 def report(rank, kind="timeout", accused=(), bucket=0, step=0):

@@ -162,7 +162,7 @@ def error_feedback(rank, group):
                 reducer.wait()
                 total += model.wide.grad / 16
         errors[feedback] = float((total - want[0]).square().mean())
-    assert errors[True] < errors[False] / 3
+    assert errors[True] < errors[False] / 100  # of squares: nearly 16 times nearer
 
 
 @on_group(2)

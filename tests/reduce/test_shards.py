@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from _cases import for_all
 from _shards import DTYPES, Engine, assert_same_bits, check_tree, leaves, numbers, tree_sum
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ def test_bits_are_the_definition(isa):
     check_tree(Engine(isa))
 
 
-@pytest.mark.parametrize("n_shards", range(2, 65))
+@for_all(n_shards=range(2, 65))
 def test_every_number_of_shards(n_shards):
     """From 2 to 64, on all builds."""
     dtype = DTYPES[n_shards % 3]

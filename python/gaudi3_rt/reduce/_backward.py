@@ -87,6 +87,10 @@ class Backward:
         for handle in self._handles:
             handle.remove()
 
+    def forget(self) -> None:
+        """Takes a pass that was broken off for one that never was."""
+        self.has_begun, self._running = False, None
+
     @property
     def last_sent(self) -> int:
         """Number of the bucket that was sent last; -1 before the first."""

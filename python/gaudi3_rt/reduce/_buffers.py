@@ -51,13 +51,15 @@ class Buffers:
             bucket = self._bucket
             flat = torch.zeros(bucket.numel, dtype=bucket.dtype, device=bucket.device)
             self._flat.append(flat)
-            self._views.append(
-                [
-                    flat.as_strided(param.shape, _strides(param, order), begin)
-                    for param, order, begin in zip(self.params, self._orders, bucket.begins, strict=True)
-                ]
-            )
+            self._views.append(self.views_of(flat))
         return self._flat[number]
+
+    def views_of(self, flat: Tensor) -> list[Tensor]:
+        """The parts of any flat tensor as gradients of the parameters."""
+        return [
+            flat.as_strided(param.shape, _strides(param, order), begin)
+            for param, order, begin in zip(self.params, self._orders, self._bucket.begins, strict=True)
+        ]
 
     def float32(self, number: int) -> Tensor:
         """A float32 buffer for sums: the one of that number itself, if it is."""

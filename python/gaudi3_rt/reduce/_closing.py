@@ -1,4 +1,4 @@
-"""What ranks tell each other at the end of a step: which parameters were used, and the sums of squares of slices."""
+"""What ranks tell each other at the end of a step: parameters that were used, sums of squares, the order of calls."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ class Closing:
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self._layout, self._device = layout, device
         self._n_halves = 2 * layout.n_chunks
-        self._values = torch.zeros(self._n_halves + len(layout.bucket_of) + 1, dtype=torch.int32)
+        self._values = torch.zeros(self._n_halves + len(layout.bucket_of) + 2, dtype=torch.int32)
         self._sums = self._values[: self._n_halves].view(torch.float64)
-        self._used = self._values[self._n_halves : -1]
+        self._used = self._values[self._n_halves : -2]
         self._sum_of: list[float] | None = None
+        self._order = 0
 
     def begin(self) -> None:
         """Forgets the step before."""
@@ -57,12 +58,14 @@ class Closing:
             measured: this rank has filled in the sums of squares of all its slices.
         """
         self.mark(measured=measured)
+        self._order = self._values[-2] = transport.turns.digest
         self._sent = self._values.to(self._device)
         return transport.all_reduce(self._sent)
 
-    def receive(self) -> None:
-        """Takes what the sum over all ranks has brought."""
+    def receive(self, world: int) -> bool:
+        """Takes what the sum over all ranks has brought; whether all have made their calls in the same order."""
         self._values.copy_(self._sent)
+        return int(self._values[-2]) == world * self._order
 
     def all_measured(self, world: int) -> bool:
         """Whether every rank has filled in its sums of squares."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt.reduce._buckets import pack_
-from gaudi3_rt.reduce._exchange import Phases
+from gaudi3_rt.reduce._exchange import Lost, Phases
 from gaudi3_rt.reduce._layout import Bucket, Slice
 from gaudi3_rt.reduce._shards import reduce_nodes
 from gaudi3_rt.reduce._transport import Transport
@@ -24,10 +24,12 @@ class AllReduce:
         node_dtype: of the contribution.
         node_scale: what it has been multiplied by.
         measures: sums of squares have to be taken afterwards.
+        lost: as of ``Exchange``; nothing.
     """
 
     node_dtype = torch.float32
     measures = False
+    lost = Lost()
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -53,6 +55,7 @@ class ReduceScatter:
 
     node_dtype = torch.float32
     measures = False
+    lost = Lost()
 
     def __init__(self, bucket: Bucket, transport: Transport) -> None:
         self._transport = transport
@@ -84,11 +87,13 @@ class Ring:
     Attributes:
         node_dtype: of the contribution.
         measures: sums of squares come with the last addition.
+        lost: as of ``Exchange``; nothing.
     """
 
     node_dtype = torch.float32
     node_scale = 1.0
     measures = True
+    lost = Lost()
 
     def __init__(self, bucket: Bucket, slices: Sequence[Slice], transport: Transport) -> None:
         self._slices, self._transport = slices, transport

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt.reduce._compress import Wire, compress, compressed_numel, decompress
-from gaudi3_rt.reduce._layout import Bucket, Slice
+from gaudi3_rt.reduce._layout import Bucket, Segment, Slice
 from gaudi3_rt.reduce._shards import reduce_nodes
 from gaudi3_rt.reduce._transport import Pending, Transport
 from gaudi3_rt.reduce._tree import merge_counts, node_cover
@@ -92,6 +92,19 @@ def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // 64) * 64
 
 
+@dataclass(frozen=True)
+class Lost:
+    """What rounding for the wire has lost, and adds to the next step: float32, by runs of elements of parameters.
+
+    Attributes:
+        contributions: a row for each of this rank's.
+        means: one row, of those that this rank has formed.
+    """
+
+    contributions: tuple[tuple[Segment, Tensor], ...] = ()
+    means: tuple[tuple[Segment, Tensor], ...] = ()
+
+
 class Exchange:
     """The reduction of one bucket; kept from step to step, with its memory.
 
@@ -101,7 +114,7 @@ class Exchange:
         shares: what each rank contributes.
         transport: ``None`` without other ranks.
         wire: how contributions and results travel; ``None`` as they are.
-        error_feedback: add what rounding for the wire has lost to the next step's contribution.
+        error_feedback: add what rounding for the wire has lost of a contribution or a mean to the next step's.
         scratch: where what comes in is put.
         slot: which of its slots.
         node_dtype: of the contributions; ``None`` for the gradient's where they are single shards, else float32.
@@ -110,6 +123,7 @@ class Exchange:
     Attributes:
         node_dtype: of the contributions.
         measures: sums of squares come with the sum itself; not if what is stored is rounded once more.
+        lost: what rounding for the wire has lost.
     """
 
     node_scale = 1.0
@@ -136,11 +150,12 @@ class Exchange:
         is_exact = transport is None or (wire == "bfloat16" and self.node_dtype is torch.bfloat16)
         self._wire = None if is_exact else wire
         self._feedback = error_feedback
-        self.measures = self._wire is None or (self._wire == "bfloat16" and bucket.dtype is not torch.float16)
+        self._rounds = self._wire == "int8" or (self._wire is not None and error_feedback)  # from a mean in float32
+        self.measures = self._wire is None or (not self._rounds and bucket.dtype is not torch.float16)
         self._scratch, self._slot = scratch, slot
         scratch.reserve(slot, Scratch.n_bytes(self._wanted()))
         self._forms: list[Tensor] = []
-        self._residuals: list[Tensor | None] = []
+        self._memory_of_lost: tuple[Tensor, Tensor] | None = None
         self._views: dict[tuple[int, ...], tuple[list[Tensor], list[list[Tensor]]]] = {}
 
     def run(self, nodes: list[Tensor], out: Tensor, chunk_sums: Tensor) -> Phases:
@@ -157,13 +172,17 @@ class Exchange:
             yield self._scatter(self._transport, sent)
         result = out if wire is None else sent[0]
         outs, operands = self._operands(sent, result)
+        if self._rounds:
+            self._received()[-1].zero_()  # the gaps between parameters travel with them
         if wire == "int8":
             self._decompress(sent)
         if outs:
             sums = chunk_sums if self.measures else None
             reduce_nodes(outs, operands, self._shares.merges, scale=self._scale, chunk_sums=sums)
-        if wire == "int8" and mine.end > mine.begin:
-            compress(self._received()[-1], "int8", out=self._part(result, mine))
+        if wire is not None and self._rounds and mine.end > mine.begin:
+            residuals = self._residuals()
+            residual = None if residuals is None else residuals[1]
+            compress(self._received()[-1], wire, residual=residual, out=self._part(result, mine))
         if self._transport:
             yield self._gather(self._transport, result)
         if wire is not None:
@@ -172,7 +191,7 @@ class Exchange:
     # Memory
 
     def _wanted(self) -> list[tuple[int, torch.dtype]]:
-        """Lengths and dtypes of what comes in; for int8 also of all contributions and the sum, as float32."""
+        """Lengths and dtypes of what comes in; as float32 of all contributions that were int8, and of the mean."""
         length = self._mine.end - self._mine.begin
         n_nodes = [len(nodes) for nodes in self._shares.nodes]
         numel, dtype = length, self.node_dtype
@@ -180,8 +199,8 @@ class Exchange:
             numel, dtype = compressed_numel(length, self._wire), form_dtype(self._wire)
         wanted = [(numel, dtype)] * (sum(n_nodes) - n_nodes[self._rank])
         if self._wire == "int8":
-            wanted += [(length, torch.float32)] * (sum(n_nodes) + 1)
-        return wanted
+            wanted += [(length, torch.float32)] * sum(n_nodes)
+        return wanted + [(length, torch.float32)] * self._rounds
 
     def _received(self) -> list[Tensor]:
         return self._scratch.tensors(self._slot, self._wanted(), self._device)
@@ -191,12 +210,29 @@ class Exchange:
         if not self._forms:
             numel = compressed_numel(self._slices[-1].end, wire)
             self._forms = [torch.empty(numel, dtype=form_dtype(wire), device=self._device) for _ in nodes]
-            self._residuals = [
-                torch.zeros_like(node, dtype=torch.float32) if self._feedback else None for node in nodes
-            ]
-        for node, form, residual in zip(nodes, self._forms, self._residuals, strict=True):
-            compress(node, wire, residual=residual, out=form)
+        residuals = self._residuals()
+        for i, (node, form) in enumerate(zip(nodes, self._forms, strict=True)):
+            compress(node, wire, residual=None if residuals is None else residuals[0][i], out=form)
         return self._forms
+
+    def _residuals(self) -> tuple[Tensor, Tensor] | None:
+        """What the wire has lost: of each contribution a row, and of the mean; ``None`` if nobody wants to know."""
+        if self._memory_of_lost is None and self._feedback and self._wire is not None:
+            n_nodes, mine = len(self._shares.nodes[self._rank]), self._mine
+            rows = torch.zeros((n_nodes, self._slices[-1].end), dtype=torch.float32, device=self._device)
+            self._memory_of_lost = rows, rows.new_zeros(mine.end - mine.begin)
+        return self._memory_of_lost
+
+    @property
+    def lost(self) -> Lost:
+        residuals = self._residuals()
+        if residuals is None:
+            return Lost()
+        (rows, mean), begin = residuals, self._mine.begin
+        return Lost(
+            tuple((part, rows[:, part.begin : part.end]) for piece in self._slices for part in piece.segments),
+            tuple((part, mean[None, part.begin - begin : part.end - begin]) for part in self._mine.segments),
+        )
 
     def _part(self, form: Tensor, piece: Slice) -> Tensor:
         """A slice of what travels."""
@@ -226,8 +262,7 @@ class Exchange:
         if key not in self._views:
             begin = self._mine.begin
             of_slice = self._in_order(sent)
-            is_int8 = self._wire == "int8"
-            target, shift = (self._received()[-1], begin) if is_int8 else (result, 0)
+            target, shift = (self._received()[-1], begin) if self._rounds else (result, 0)
             self._views[key] = (
                 [target[segment.begin - shift : segment.end - shift] for segment in self._mine.segments],
                 [
@@ -255,7 +290,6 @@ class Exchange:
     def _decompress(self, sent: list[Tensor]) -> None:
         received = self._received()
         n_nodes = sum(map(len, self._shares.nodes))
-        received[-1].zero_()  # the gaps between parameters share blocks with them
         if self._mine.end > self._mine.begin:
             for form, node in zip(self._forms_in_order(sent, received), received[-1 - n_nodes : -1], strict=True):
                 decompress(form, out=node)

@@ -24,6 +24,9 @@ POLL_SECONDS = 0.02
 AGREEING_SECONDS = 1.0
 """Time for writing and reading a verdict; after that the store is taken for gone."""
 
+VICTIM_SECONDS = 3.0
+"""From one report to the next, where several ranks are accused: one that fails closes its connections to all others."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -143,17 +146,20 @@ class Court:
             self.store.set(f"report/{report.rank}", json.dumps(asdict(report)))
 
     def _hear(self, deadline: float) -> None:
-        """Until all have reported whom nobody accuses, a rank says that it gave up, or time is over."""
+        """Until all have reported who may be victims, a rank says that it gave up, or time is over."""
+        heard = self.clock.monotonic()
         while True:
             for rank in range(self.world):
                 if rank not in self._reports and self.store.check([f"report/{rank}"]):
                     fields = json.loads(self.store.get(f"report/{rank}"))
                     self._reports[rank] = Report(**{**fields, "accused": tuple(fields["accused"])})
-            reports = self._reports.values()
-            accused = {rank for report in reports for rank in report.accused}
+                    heard = self.clock.monotonic()
+            reports, now = self._reports.values(), self.clock.monotonic()
+            accused = {rank for report in reports for rank in report.accused} - self._reports.keys()
             missing = set(range(self.world)) - self._reports.keys() - accused
+            waits = missing or (len(accused) > 1 and now < heard + VICTIM_SECONDS)
             gave_up = any(report.kind == "own" for report in reports)
-            if not missing or gave_up or self.store.check(["verdict"]) or self.clock.monotonic() >= deadline:
+            if not waits or gave_up or self.store.check(["verdict"]) or now >= deadline:
                 return
             self.clock.sleep(POLL_SECONDS)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt.reduce._compress import Wire
-from gaudi3_rt.reduce._exchange import Exchange, Phases, Scratch, Shares
+from gaudi3_rt.reduce._exchange import Exchange, Lost, Phases, Scratch, Shares
 from gaudi3_rt.reduce._layout import Bucket, Slice
 from gaudi3_rt.reduce._shards import reduce_nodes
 from gaudi3_rt.reduce._transport import Transport
@@ -38,6 +38,7 @@ class Hierarchy:
     Attributes:
         node_dtype: of the contribution.
         measures: sums of squares come with the sum itself.
+        lost: as of ``Exchange``, of this rank's region.
     """
 
     node_scale = 1.0
@@ -90,6 +91,10 @@ class Hierarchy:
         yield from self._between.run([self._partial], self._region(out, self._member), chunk_sums)
         result = self._region(out, self._member)
         yield inside.exchange([(result, c) for c in others[::-1]], [(self._region(out, c), c) for c in others])
+
+    @property
+    def lost(self) -> Lost:
+        return self._between.lost
 
     def _region(self, tensor: Tensor, member: int) -> Tensor:
         begin, end = self._regions[member]

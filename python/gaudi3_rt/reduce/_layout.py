@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 import itertools
 import math
@@ -29,11 +30,13 @@ class Segment:
         begin: first element, in the bucket.
         end: the one after the last.
         param: number of the parameter.
+        offset: of the first element, in the parameter.
     """
 
     begin: int
     end: int
     param: int
+    offset: int
 
     @property
     def n_chunks(self) -> int:
@@ -69,7 +72,7 @@ class Bucket:
     def chunks(self) -> list[Segment]:
         """The pieces in whose order squares are summed: at most ``_core.CHUNK`` elements of one parameter each."""
         return [
-            Segment(begin + offset, begin + min(offset + _core.CHUNK, length), param)
+            Segment(begin + offset, begin + min(offset + _core.CHUNK, length), param, offset)
             for param, begin, length in zip(self.params, self.begins, self.lengths, strict=True)
             for offset in range(0, length, _core.CHUNK)
         ]
@@ -124,7 +127,7 @@ class Slice:
 
     def moved(self, origin: int) -> Slice:
         """The same slice, counted from another element on."""
-        segments = tuple(Segment(s.begin - origin, s.end - origin, s.param) for s in self.segments)
+        segments = tuple(Segment(s.begin - origin, s.end - origin, s.param, s.offset) for s in self.segments)
         return Slice(self.begin - origin, self.end - origin, self.first_chunk, segments)
 
 
@@ -200,7 +203,7 @@ def _joined(chunks: Sequence[Segment]) -> list[Segment]:
     segments: list[Segment] = []
     for chunk in chunks:
         if segments and segments[-1].param == chunk.param and segments[-1].end == chunk.begin:
-            segments[-1] = Segment(segments[-1].begin, chunk.end, chunk.param)
+            segments[-1] = dataclasses.replace(segments[-1], end=chunk.end)
         else:
             segments.append(chunk)
     return segments

@@ -15,7 +15,7 @@ from gaudi3_rt._protocols import Clock
 from gaudi3_rt.errors import NetworkConnectionError
 from gaudi3_rt.reduce._failure import Court, Report, error_of, store_of
 from gaudi3_rt.reduce._pipeline import CLOSING
-from gaudi3_rt.reduce._transport import TransferError, Transport
+from gaudi3_rt.reduce._transport import TransferError, Transport, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ class Membership:
         assert given is not None  # noqa: S101 (initialised, or there would be one process)
         timeout = timeout_of(given, device)
         self.seconds = timeout - min(VERDICT_SHARE * timeout, LONGEST_VERDICT)
-        self.transport = Transport(given, device, self.seconds)
-        self.rank = self.transport.rank
         name = given.group_name
         number = _made[name] = _made.get(name, 0) + 1
+        self.transport = Transport(given, device, self.seconds, Turns(given, number))
+        self.rank = self.transport.rank
         self._court = Court(store_of(given, f"reduce/{number}"), self.rank, self.world, timeout, clock)
 
     @staticmethod

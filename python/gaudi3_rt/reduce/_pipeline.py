@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gaudi3_rt.errors import OptimizerError
 from gaudi3_rt.reduce._buffers import Buffers
 from gaudi3_rt.reduce._closing import Closing
-from gaudi3_rt.reduce._exchange import Phases
+from gaudi3_rt.reduce._exchange import Lost, Phases
 from gaudi3_rt.reduce._layout import Bucket, Layout, Slice
 from gaudi3_rt.reduce._norms import sum_squares
 from gaudi3_rt.reduce._shard_sums import ShardSums
@@ -33,6 +34,8 @@ class Algorithm(Protocol):
     def node_scale(self) -> float: ...
     @property
     def measures(self) -> bool: ...
+    @property
+    def lost(self) -> Lost: ...
     def run(self, nodes: list[Tensor], out: Tensor, chunk_sums: Tensor, /) -> Phases: ...
 
 
@@ -115,12 +118,12 @@ class Pipeline:
         Raises:
             ArrivalError: it did not arrive.
         """
-        self.finish()
-        self.closing.begin()
         for station in self.stations:
             station.used = [False] * len(station.bucket.params)
             if station.sums:
                 station.sums.drop()
+        self.finish()
+        self.closing.begin()
 
     def keep(self, index: int) -> None:
         """Adds a bucket's gradients to the sums of shards, and takes them from the parameters."""
@@ -163,6 +166,7 @@ class Pipeline:
 
         Raises:
             ArrivalError: a rank did not tell.
+            OptimizerError: the buckets were mixed up with those of another reducer.
         """
         measured = self.measures or all(station.algorithm.measures for station in self.stations)
         if self._transport is None:
@@ -173,7 +177,13 @@ class Pipeline:
                 pending.wait()
         except TransferError as error:
             raise ArrivalError(CLOSING, error) from error
-        self.closing.receive()
+        if not self.closing.receive(self._transport.world):
+            msg = (
+                "ranks have sent the buckets of several GradientReducers of one process group in different orders, as "
+                "happens if they use different parameters: their sums are mixed up. Give each reducer a group of its "
+                "own, made by torch.distributed.new_group()"
+            )
+            raise OptimizerError(msg)
 
     def changed(self) -> Tensor | None:
         """A parameter whose gradient is not the one that was sent; ``None`` if there is no such parameter."""
@@ -183,7 +193,7 @@ class Pipeline:
                 now = param.grad
                 if now is not grad and not (now is None and station.buffers.is_zero(grad)):
                     return param
-                if grad._version != version:
+                if grad.numel() and grad._version != version:  # one without memory counts as any buffer's
                     return param
         return None
 
@@ -198,6 +208,19 @@ class Pipeline:
                     param.grad = view
             station.grads = []
             station.handed = station.buffers.version(station.number)
+
+    def give_back(self) -> None:
+        """After a failure: makes the sum of this rank's shards so far the gradients, as backward alone would."""
+        for station in self.stations:
+            total = station.sums.total() if station.sums else None
+            if station.sums is None or total is None:
+                continue
+            views = station.buffers.views_of(total)
+            for param, view, used in zip(station.buffers.params, views, station.used, strict=True):
+                if param.grad is not None and not station.sums.is_taken:
+                    view.add_(param.grad)
+                if param.grad is not None or used:
+                    param.grad = view.to(param.dtype)
 
     def sum_squares(self, params: Sequence[Tensor], numbers: Sequence[int | None]) -> float:
         """Of the gradients of these parameters; reads only those of which it is not known.
@@ -220,6 +243,11 @@ class Pipeline:
                 total += sum_squares([grad])
         return total
 
+    def lost(self) -> Lost:
+        """Of all buckets."""
+        every = [station.algorithm.lost for station in self.stations]
+        return Lost(sum((lost.contributions for lost in every), ()), sum((lost.means for lost in every), ()))
+
     def _known(self) -> dict[int, Tensor]:
         """Gradients that were handed out, by parameter, where nothing was written since."""
         return {
@@ -238,13 +266,24 @@ class Pipeline:
         if self._transport is None:
             return list(numbers)
         given = torch.tensor(numbers, dtype=torch.int32, device=self._device) * (self._rank == 0)
-        try:
-            for pending in self._transport.all_reduce(given):
-                pending.wait()
-        except TransferError as error:
-            raise ArrivalError(CLOSING, error) from error
+        self.add_up([given])
         result: list[int] = given.tolist()
         return result
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces tensors by their sums over all ranks.
+
+        Raises:
+            ArrivalError: they do not come.
+        """
+        if self._transport is None:
+            return
+        try:
+            for tensor in tensors:
+                for pending in self._transport.all_reduce(tensor):
+                    pending.wait()
+        except TransferError as error:
+            raise ArrivalError(CLOSING, error) from error
 
     def _look(self, station: Station) -> None:
         """Takes note of the gradients that the parameters of a bucket have now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +17,7 @@ from typing_extensions import Self
 from gaudi3_rt import _pending
 from gaudi3_rt._protocols import Clock
 from gaudi3_rt.errors import OptimizerError, ParameterValidationError
-from gaudi3_rt.reduce import _agreement
+from gaudi3_rt.reduce import _agreement, _state
 from gaudi3_rt.reduce._algorithms import AlgorithmName, recipe
 from gaudi3_rt.reduce._backward import Backward
 from gaudi3_rt.reduce._layout import plan
@@ -79,10 +79,14 @@ class GradientReducer:
         group_size: int | None = None,
         clock: Clock = time,
     ) -> None:
-        self._names, self._params = named_parameters(module_or_params)
+        self._names, self._params, self._frozen = named_parameters(module_or_params)
         if bucket_bytes < 1:
             msg = f"bucket_bytes={bucket_bytes!r}: has to be 1 or more"
             raise ParameterValidationError(msg)
+        for name, param in zip(self._names, self._params, strict=True):
+            if _pending.is_reduced(param):
+                msg = f"{name!r} is reduced by another GradientReducer already; close() that one before"
+                raise ParameterValidationError(msg)
         self._bucket_bytes = bucket_bytes
         world = Membership.world_of(process_group)
         self._recipe = recipe(
@@ -99,13 +103,14 @@ class GradientReducer:
         self._numbers = {id(param): number for number, param in enumerate(self._params)}
         self._first_order = range(len(self._params) - 1, -1, -1)  # what backward comes to first was registered last
         self._backward = Backward(self._params, self, overlap=overlap)
-        self._lay_out(self._first_order)
+        self._order: Sequence[int] | None = None  # in which backward makes gradients, once the ranks agree about it
+        self.steps = 0
+        self._lay_out()
         try:
             self._members.agree(self._compare)
-        except Exception:
+        except BaseException:
             self._backward.close()
             raise
-        self.steps = 0
         self._passes = 0
         self._unjoined = self._closed = False
         self._error: Exception | None = None
@@ -150,6 +155,13 @@ class GradientReducer:
             raise OptimizerError(msg)
         if not self._unjoined:
             return
+        for name, param in self._frozen:
+            if param.requires_grad:
+                msg = (
+                    f"{name!r} needs a gradient now, and needed none when this GradientReducer was made, which does "
+                    "not reduce it; close() it and make a new one"
+                )
+                raise OptimizerError(msg)
         changed = self._pipeline.changed()
         if changed is not None:
             name = self._names[self._numbers[id(changed)]]
@@ -162,16 +174,24 @@ class GradientReducer:
             self._pipeline.finish()
             self._pipeline.close_step()
             agreed = self._agreed_order()
+            residuals = None if agreed is None else self._residuals()
         self._pipeline.hand_out()
         self._unjoined, self._passes = False, 0
         self.steps += 1
         if agreed is not None:
-            self._lay_out(agreed)
+            self._order = agreed
+            self._lay_out()
+        if residuals is not None:
+            residuals.spread(self._pipeline.lost(), self._params)
 
     def join_for(self, params: Iterable[Tensor]) -> None:
         """Waits if one of these parameters is among those of the reducer."""
         if (self._unjoined or self._backward.has_begun) and any(id(param) in self._numbers for param in params):
             self.wait()
+
+    def has(self, param: Tensor) -> bool:
+        """Whether it reduces this parameter."""
+        return id(param) in self._numbers
 
     def owns(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether an optimizer has a parameter of this reducer."""
@@ -208,6 +228,76 @@ class GradientReducer:
         asked = self._params if params is None else list(params)
         return self._pipeline.sum_squares(asked, [self._numbers.get(id(param)) for param in asked])
 
+    # What is carried from step to step
+
+    def state_dict(self) -> dict[str, Any]:
+        """What later steps depend on besides parameters and optimizer; each rank has its own, and has to save it.
+
+        That is the order of the buckets, how many steps there were, and, with error feedback, what the wire has lost. A
+        training that loads it goes on with the bits of one that was not interrupted.
+
+        Returns:
+            Tensors, lists, numbers and strings, which ``torch.load(..., weights_only=True)`` takes; all copied.
+
+        Raises:
+            OptimizerError: backward was called and not joined; save after the step.
+        """
+        self._check_usable()
+        if self._unjoined or self._passes or self._backward.has_begun:
+            msg = "a reduction has begun and was not joined: save the state after wait() or the optimizer's step"
+            raise OptimizerError(msg)
+        residuals = _state.Residuals.of(self._pipeline.lost(), self._params)
+        return {
+            "settings": self._own_settings(),
+            "steps": self.steps,
+            "order": None if self._order is None else [self._names[number] for number in self._order],
+            "residuals": residuals.named(self._names),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on where ``state_dict()`` was called; to be called by all ranks, after they have loaded parameters.
+
+        A reduction that was not joined is dropped.
+
+        Args:
+            state_dict: what this rank has saved.
+
+        Raises:
+            ParameterValidationError: it was saved by another rank, for other parameters or with other arguments, and
+                nothing has changed; or ranks have loaded different steps.
+            DataValidationError: parameters do not have the same values on all ranks.
+            NetworkConnectionError: a rank does not call this.
+        """
+        self._check_usable()
+        _state.check(state_dict, self._own_settings(), self._names, self._params)
+        with self._reporting():
+            self._pipeline.finish()
+        self._backward.forget()
+        self._passes, self._unjoined = 0, False
+        numbers = {name: number for number, name in enumerate(self._names)}
+        order = state_dict["order"]
+        self._order = None if order is None else [numbers[name] for name in order]
+        self._backward.order = [] if order is None else None
+        self.steps = int(state_dict["steps"])
+        self._lay_out()
+        _state.Residuals.loaded(state_dict["residuals"], self._names).spread(self._pipeline.lost(), self._params)
+        try:
+            self._members.agree(self._compare)
+        except Exception as error:
+            self._error = error
+            raise
+
+    def _residuals(self) -> _state.Residuals | None:
+        """What the wire has lost, for other buckets, in which other ranks may form the means; ``None`` for nothing."""
+        if not self._recipe.error_feedback:
+            return None
+        found = _state.Residuals.of(self._pipeline.lost(), self._params)
+        self._pipeline.add_up(found.whole_means(self._params))
+        return found
+
+    def _own_settings(self) -> dict[str, Any]:
+        return {**self._settings(), "rank": self._members.rank, "world_size": self._members.world}
+
     # Backward
 
     def _begin_pass(self, *, broken_off: bool) -> None:
@@ -240,10 +330,21 @@ class GradientReducer:
 
     def _send(self, bucket: int) -> None:
         with self._reporting():
+            self._check_dense(bucket)
             if self._passes == len(self._shards) - 1:
                 self._pipeline.launch(bucket)
             else:
                 self._pipeline.keep(bucket)
+
+    def _check_dense(self, bucket: int) -> None:
+        for number in self._pipeline.layout.buckets[bucket].params:
+            grad = self._params[number].grad
+            if grad is not None and grad.layout is not torch.strided:
+                msg = (
+                    f"the gradient of {self._names[number]!r} is {grad.layout}: reduced are dense ones; "
+                    "torch.nn.Embedding makes them with sparse=False"
+                )
+                raise ParameterValidationError(msg)
 
     def _end_pass(self) -> None:
         self._passes += 1
@@ -251,16 +352,16 @@ class GradientReducer:
 
     # Buckets
 
-    def _lay_out(self, order: Sequence[int]) -> None:
-        layout = plan(self._params, order, self._bucket_bytes)
+    def _lay_out(self) -> None:
+        layout = plan(self._params, self._first_order if self._order is None else self._order, self._bucket_bytes)
         members = self._members
         self._pipeline = Pipeline(
             self._params, layout, members.transport, self._recipe.builder(members.transport), members.device
         )
         self._backward.lay_out(layout)
 
-    def _compare(self, transport: Transport) -> None:
-        settings = {
+    def _settings(self) -> dict[str, Any]:
+        return {
             "algorithm": self._recipe.algorithm,
             "wire": self._recipe.wire,
             "bucket_bytes": self._bucket_bytes,
@@ -269,6 +370,9 @@ class GradientReducer:
             "error_feedback": self._recipe.error_feedback,
             "group_size": self._recipe.group_size,
         }
+
+    def _compare(self, transport: Transport) -> None:
+        settings = {**self._settings(), "steps": self.steps}
         _agreement.check_layout(transport, self._names, self._params, settings, self._pipeline.layout)
         _agreement.check_values(transport, self._names, self._params)
 
@@ -291,10 +395,15 @@ class GradientReducer:
         except ArrivalError as error:
             self._error = self._members.failure(self.steps, error.bucket, error.cause, self._describe, started)
             raise self._error from error.cause.__cause__  # what the backend raised
-        except Exception as error:
-            self._error = error
+        except BaseException as error:  # an interrupt, too, leaves a bucket half reduced
+            interrupted = f"this GradientReducer was interrupted by {type(error).__name__}; make a new one"
+            self._error = error if isinstance(error, Exception) else OptimizerError(interrupted)
             self._members.give_up(self.steps, self._backward.last_sent, error)
             raise
+        finally:
+            if self._error is not None:
+                with contextlib.suppress(RuntimeError):  # without memory for it: the error that was there tells more
+                    self._pipeline.give_back()
 
     def _describe(self, bucket: int) -> str:
         if bucket == CLOSING:

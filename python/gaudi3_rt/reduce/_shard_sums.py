@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -28,12 +29,14 @@ class ShardSums:
         self._begin, self._end = shares.ranges[rank]
         self._next = self._begin
         self._sums: list[Tensor] = []
+        self._taken: list[Tensor] = []
         self._free: list[Tensor] = []
         places = zip(bucket.begins, bucket.lengths, strict=True)
         self._segments = [slice(begin, begin + length) for begin, length in places]
 
     def add(self, grads: Sequence[Tensor]) -> None:
         """Adds the gradients of the next shard, flat, in the order of the bucket."""
+        self._taken = []
         before = len(node_cover(self._begin, self._next, self._shares.n_shards))
         self._next += 1
         after = len(node_cover(self._begin, self._next, self._shares.n_shards))
@@ -57,11 +60,23 @@ class ShardSums:
         sums, self._sums = self._sums, []
         self._next = self._begin
         self._free += sums
+        self._taken = sums
         return sums
 
     def drop(self) -> None:
         """Forgets the shards that were added."""
         self.take()
+        self._taken = []
+
+    def total(self) -> Tensor | None:
+        """The plain sum of the shards so far, copied, also if they were taken; ``None`` if there is none."""
+        held = self._taken or self._sums
+        return functools.reduce(torch.add, held[1:], held[0].clone()) if held else None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether these are all shards of this rank."""
+        return bool(self._taken)
 
     def _pack(self, grads: Sequence[Tensor]) -> Tensor:
         if self._free:

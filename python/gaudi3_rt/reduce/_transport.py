@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+import itertools
+import weakref
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 Kind = Literal["lost", "timeout"]
-TAG, PROBE_TAG = 0x47335254, 0x47335255
-"""Of messages, so that they are not taken for those of somebody else in the group; where backends have tags."""
+PROBE_TAG = 0x47335254
+"""Of messages, so that they are not taken for those of somebody else in the group; a reducer's tags come after it."""
+
+ORDERS = 2**20
+"""So many orders of calls are told apart; the sum of their digests over all ranks fits into 31 bits."""
 
 PROBE_TIMEOUT = dt.timedelta(milliseconds=20)
 
@@ -58,6 +63,33 @@ Message = tuple[Tensor, int]
 """A contiguous tensor, and the rank that it goes to or comes from."""
 
 
+class Turns:
+    """In which order one reducer's calls come among those of all reducers of a group.
+
+    Messages have tags, but backends match collectives by their order alone: where it differs between ranks, they add up
+    what does not belong together.
+
+    Args:
+        group: the group.
+        number: of the reducer among those of the group.
+
+    Attributes:
+        digest: of the order so far; the same on all ranks if that is.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, number: int) -> None:
+        self.number = number
+        self.digest = number % ORDERS
+        self._calls = _calls.setdefault(group, itertools.count())
+
+    def take(self) -> None:
+        """Notes a call that is matched by its order."""
+        self.digest = (1_000_003 * self.digest + next(self._calls)) % ORDERS
+
+
+_calls: MutableMapping[dist.ProcessGroup, Iterator[int]] = weakref.WeakKeyDictionary()
+
+
 class Transport:
     """The ranks of a group, by their numbers in it.
 
@@ -65,14 +97,21 @@ class Transport:
         group: the group.
         device: of what travels.
         seconds: after which a transfer has failed.
+        turns: of the reducer.
         members: only these ranks.
     """
 
     def __init__(
-        self, group: dist.ProcessGroup, device: torch.device, seconds: float, members: Sequence[int] | None = None
+        self,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        seconds: float,
+        turns: Turns,
+        members: Sequence[int] | None = None,
     ) -> None:
         self.group, self._device = group, device
         self._seconds, self._timeout = seconds, dt.timedelta(seconds=seconds)
+        self.turns, self._tag = turns, PROBE_TAG + turns.number
         self._members = list(range(dist.get_world_size(group))) if members is None else list(members)
         self.rank = self._members.index(dist.get_rank(group))
         self.world = len(self._members)
@@ -82,7 +121,8 @@ class Transport:
 
     def among(self, ranks: Sequence[int]) -> Transport:
         """The same between some of the ranks, which are numbered anew; for ``exchange`` only."""
-        return Transport(self.group, self._device, self._seconds, [self._members[rank] for rank in ranks])
+        members = [self._members[rank] for rank in ranks]
+        return Transport(self.group, self._device, self._seconds, self.turns, members)
 
     def others(self) -> list[int]:
         """The other ranks, beginning with the one before this, so that not all ranks ask the same one first."""
@@ -101,7 +141,8 @@ class Transport:
             return [self._start(call, tensor, peer) for call, tensor, peer in listed]
         if not listed:
             return []
-        ops = [dist.P2POp(call, tensor, self._global[peer], self.group, TAG) for call, tensor, peer in listed]
+        self.turns.take()
+        ops = [dist.P2POp(call, tensor, self._global[peer], self.group, self._tag) for call, tensor, peer in listed]
         try:
             works = dist.batch_isend_irecv(ops)
         except Exception as error:
@@ -161,11 +202,12 @@ class Transport:
 
     def _start(self, call: Any, tensor: Tensor, peer: int) -> Pending:
         try:
-            return Pending(call(tensor, self._global[peer], self.group, TAG), self._timeout, self._members[peer])
+            return Pending(call(tensor, self._global[peer], self.group, self._tag), self._timeout, self._members[peer])
         except Exception as error:
             raise TransferError(self._members[peer], error) from error
 
     def _collective(self, call: Any, *tensors: Tensor) -> list[Pending]:
+        self.turns.take()
         try:
             return [Pending(call(*tensors, group=self.group, async_op=True), self._timeout)]
         except Exception as error:
