@@ -63,6 +63,21 @@ def saved_by(layout, pairs, step, names=None):
     return {"state": dict(enumerate(entries)), "param_groups": groups}
 
 
+def parameters():
+    """Equal ones at each call."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((4, 6), (7,), (), (0, 3))]
+
+
+def train(optimizer, params, steps, first=0):
+    """Updates with gradients that depend on the number of the step alone."""
+    for step in range(first, first + steps):
+        generator = torch.Generator().manual_seed(step)
+        for param in params:
+            param.grad = 1e-3 * torch.randn(param.shape, generator=generator)
+        optimizer.step()
+
+
 def assert_same(one, two):
     """Two values of state_dicts, with the bits and dtypes of their tensors."""
     assert type(one) is type(two), (one, two)

@@ -4,29 +4,25 @@ import copy
 
 import pytest
 import torch
-from _convert_layouts import LAYOUTS, SHAPES, TORCH_GROUP, WRAPPED, assert_same, moments, saved_by, torch_state
+from _convert_layouts import (
+    LAYOUTS,
+    SHAPES,
+    TORCH_GROUP,
+    WRAPPED,
+    assert_same,
+    moments,
+    parameters,
+    saved_by,
+    torch_state,
+    train,
+)
 
 from gaudi3_rt import optim
 from gaudi3_rt.compat import hpex
-from gaudi3_rt.errors import DataValidationError, ParameterValidationError
+from gaudi3_rt.errors import DataValidationError
 from gaudi3_rt.numerics.convert import convert_state
 
 OTHERS = tuple(layout for layout in LAYOUTS if layout not in {"torch", "gaudi3_rt"})
-
-
-def parameters():
-    """Equal ones at each call."""
-    generator = torch.Generator().manual_seed(1)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((4, 6), (7,), (), (0, 3))]
-
-
-def train(optimizer, params, steps, first=0):
-    """Updates with gradients that depend on the number of the step alone."""
-    for step in range(first, first + steps):
-        generator = torch.Generator().manual_seed(step)
-        for param in params:
-            param.grad = 1e-3 * torch.randn(param.shape, generator=generator)
-        optimizer.step()
 
 
 @pytest.mark.parametrize("layout", OTHERS)
@@ -34,7 +30,7 @@ def train(optimizer, params, steps, first=0):
 def test_a_layout_becomes_torchs(layout, names):
     """Recognised by what is in it; counts and moments are where torch.optim.AdamW looks for them."""
     pairs = moments()
-    converted = convert_state(saved_by(layout, pairs, 12, names), target="torch", optimizer="AdamW", steps=1)
+    converted = convert_state(saved_by(layout, pairs, 12, names), optimizer="AdamW", allow_lossy=True, steps=1)
     assert converted.certificate.source == layout
     lr = float(torch.tensor(1e-3)) if layout == "torchao" else 1e-3
     assert_same(converted.state_dict, torch_state(pairs, [12] * len(pairs), names=names, lr=lr))
@@ -46,7 +42,9 @@ def test_torchs_becomes_a_layout(layout):
     """Key for key what the library saves."""
     pairs = moments()
     sd = torch_state(pairs, [12] * len(pairs))
-    assert_same(convert_state(sd, target=layout, steps=1).state_dict, saved_by(layout, pairs, 12))
+    converted = convert_state(sd, target=layout, allow_lossy=True, steps=1)
+    assert not converted.certificate.lost
+    assert_same(converted.state_dict, saved_by(layout, pairs, 12))
 
 
 def test_a_state_of_the_vendors_class_goes_on_in_torch():
@@ -115,91 +113,6 @@ def test_blocks_of_ours_become_plain():
     assert_same(converted.state_dict["state"], plain.state_dict()["state"])
 
 
-# Counts
-
-
-def test_a_count_for_a_group_loses_those_of_parameters():
-    """Bias correction of a late parameter would be wrong, so it takes consent."""
-    pairs = moments()[:2]
-    sd = torch_state(pairs, [10, 4])
-    for target in ("hpex", "apex"):
-        with pytest.raises(DataValidationError, match=r"the step count of parameter 1 \(4\).*one for a group, 10"):
-            convert_state(sd, target=target)
-    converted = convert_state(sd, target="apex", allow_lossy=True, steps=2)
-    assert converted.state_dict["param_groups"][0]["step"] == 10
-    assert not converted.certificate.reproduces
-    assert converted.certificate.update_error[1] > 0.1
-
-
-def test_the_only_count_of_deepspeeds_fused_adam_is_for_all():
-    """It advances that of the last parameter of a group."""
-    sd = saved_by("deepspeed", moments(), 0)
-    del sd["param_groups"][0]["amsgrad"]
-    sd["param_groups"][0]["step"] = 0
-    sd["state"][4]["step"] = 12
-    converted = convert_state(sd, steps=1)
-    assert {float(own["step"]) for own in converted.state_dict["state"].values()} == {12.0}
-    assert any("last parameter, 12" in note for note in converted.certificate.notes)
-    sd["state"][0] = {key: value if key == "step" else value.bfloat16() for key, value in sd["state"][0].items()}
-    with pytest.raises(DataValidationError, match="2 dtypes"):
-        convert_state(sd)
-
-
-def test_a_lost_count_can_be_given():
-    """Without it there is an error that says so, not a start from 0."""
-    sd = saved_by("apex", moments(), 12)
-    del sd["param_groups"][0]["step"]
-    with pytest.raises(DataValidationError, match="group 0 has no step count"):
-        convert_state(sd)
-    converted = convert_state(sd, step=12, target="deepspeed", steps=1)
-    assert converted.state_dict["state"][0]["step"] == 12
-
-
-def test_the_vendors_adagrad_counts_in_the_group():
-    """In step_t, beside the rate that it really uses; parameters have no count."""
-    sums = [{"sum": second} for _, second in moments()[:2]]
-    group = {"lr": 0.01, "lr_decay": 0.1, "eps": 1e-10, "weight_decay": 0.0, "initial_accumulator_value": 0}
-    counted = {"lr_t": torch.tensor([0.01]), "step_t": torch.tensor([12], dtype=torch.int32)}
-    sd = {"state": dict(enumerate(sums)), "param_groups": [{**group, **counted, "params": [0, 1]}]}
-    converted = convert_state(sd, steps=2)
-    assert converted.certificate.source == "hpex"
-    assert converted.certificate.reproduces
-    assert [float(own["step"]) for own in converted.state_dict["state"].values()] == [12.0, 12.0]
-    assert converted.state_dict["param_groups"][0]["lr"] == 0.01
-    assert "lr_t" not in converted.state_dict["param_groups"][0]
-    back = convert_state(converted.state_dict, target="hpex", steps=2).state_dict
-    for key, value in counted.items():
-        assert_same(back["param_groups"][0][key], value)
-    assert_same(convert_state(back, steps=2).state_dict, converted.state_dict)
-    sd["param_groups"][0]["lr"] = 0.5  # by a scheduler, which this class does not heed
-    assert convert_state(sd, steps=2).state_dict["param_groups"][0]["lr"] == float(counted["lr_t"])
-    converted.state_dict["state"][0]["step"] -= 1
-    with pytest.raises(DataValidationError, match="the step count of parameter 0"):
-        convert_state(converted.state_dict, target="hpex")
-
-
-def test_a_state_of_torch_that_the_vendors_class_went_on_from():
-    """It counts anew in the group, and leaves the counts of torch as they were."""
-    sd = torch_state(moments(), [1000] * len(SHAPES))
-    sd["param_groups"][0]["step"] = 50
-    converted = convert_state(sd, steps=1)
-    assert converted.certificate.source == "hpex"
-    assert {float(own["step"]) for own in converted.state_dict["state"].values()} == {50.0}
-    assert any("counts of up to 1000" in note for note in converted.certificate.notes)
-    given = convert_state(sd, step=1050, steps=1)
-    assert {float(own["step"]) for own in given.state_dict["state"].values()} == {1050.0}
-
-
-def test_a_group_that_the_vendors_class_never_updated():
-    """Frozen parameters: it has no count, and needs none."""
-    sd = saved_by("hpex", moments(), 12)
-    frozen = {key: value for key, value in sd["param_groups"][0].items() if key != "step"}
-    sd["param_groups"].append({**frozen, "params": [5]})
-    converted = convert_state(sd, steps=1)
-    assert converted.certificate.source == "hpex"
-    assert list(converted.state_dict["state"]) == [0, 1, 2, 3, 4]
-
-
 def test_groups_of_older_releases():
     """Before torch 1.12, and of the vendor's SGD, which has the same ones."""
     for name, options in (("SGD", {"momentum": 0.9}), ("Adagrad", {}), ("AdamW", {})):
@@ -212,108 +125,6 @@ def test_groups_of_older_releases():
         converted = convert_state(sd, steps=2, optimizer=name)
         assert converted.certificate.source == "torch"
         assert_same(converted.state_dict["state"], theirs.state_dict()["state"])
-
-
-@pytest.mark.parametrize("value", [-1, 1.5, float("nan"), "12", True, torch.ones(2)])
-def test_no_count_is_guessed(value):
-    """A count is a whole number."""
-    sd = saved_by("torch", moments()[:1], 3)
-    sd["state"][0]["step"] = value
-    with pytest.raises(DataValidationError, match=r"step count of parameter 0.*whole number"):
-        convert_state(sd)
-
-
-# What is refused
-
-
-def test_an_unknown_layout_says_what_was_seen():
-    """And which ones are known."""
-    params = parameters()
-    for theirs in (torch.optim.NAdam(params), torch.optim.RAdam(params), optim.FusedLAMB(params)):
-        train(theirs, params, 1)
-        with pytest.raises(DataValidationError) as caught:
-            convert_state(theirs.state_dict())
-        assert "betas" in caught.value.message
-        assert "exp_avg_sq" in caught.value.message
-        assert "torchao" in " ".join(caught.value.suggestions)
-
-
-def test_an_ambiguous_layout_names_its_candidates():
-    """Before the first update three libraries have the same groups."""
-    sd = saved_by("apex", moments(), 0)
-    sd["state"] = {}
-    with pytest.raises(DataValidationError, match="hpex or apex or deepspeed"):
-        convert_state(sd)
-    assert convert_state(sd, source="hpex").state_dict["state"] == {}
-    one = {"state": {0: {"step": 1, WRAPPED: {"state1": torch.ones(3)}}}}
-    one["param_groups"] = [{"lr": 1.0, "betas": (0.9, 0.0), "eps": 0.0, "weight_decay": 0.0, "params": [0]}]
-    with pytest.raises(DataValidationError, match="SGD or Lion or Adagrad"):
-        convert_state(one)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda sd: sd.pop("state"), "needed are state and param_groups"),
-        (lambda sd: sd.update(param_groups=[]), "param_groups must be a list"),
-        (lambda sd: sd["state"].update({0: 3}), "a dict of dicts"),
-        (lambda sd: sd["state"][0].pop("exp_avg"), "parameter 0 has no exp_avg"),
-        (lambda sd: sd["state"][0].update(exp_avg=torch.ones(3, dtype=torch.int64)), "exp_avg of parameter 0 is of"),
-        (lambda sd: sd["state"][0].update(exp_avg=[1.0]), "a list; needed is a floating-point tensor"),
-        (lambda sd: sd["state"][0].update(exp_avg=torch.ones(5)), "shapes .*must be equal"),
-        (lambda sd: sd["state"][0].update(exp_avg=torch.full((4, 6), torch.nan)), "parameter 0 are not finite"),
-        (lambda sd: sd["state"].update({9: {"step": 1}}), "the state of 9, which is in no group"),
-        (lambda sd: sd["param_groups"][0].pop("lr"), r"no \['lr'\]"),
-        (lambda sd: sd["param_groups"][0].update(amsgrad=True), "parameter 0 has no max_exp_avg_sq"),
-        (lambda sd: sd["param_groups"][0].update(lr="1e-3"), "lr is '1e-3'; needed are finite numbers"),
-        (lambda sd: sd["param_groups"][0].update(lr=float("nan")), "lr is nan"),
-        (lambda sd: sd["param_groups"][0].update(betas=(0.9, 1.0)), r"betas is \(0.9, 1.0\)"),
-        (lambda sd: sd["param_groups"][0].update(betas=(0.9,)), r"betas is \(0.9,\)"),
-        (lambda sd: sd["param_groups"][0].update(param_names=["a"]), "has 5 params, and param_names"),
-        (lambda sd: sd["param_groups"][0].update(params=[[0], 1]), "numbers or names, each once"),
-        (lambda sd: sd["param_groups"].append({**sd["param_groups"][0], "params": [0]}), "each once in all groups"),
-        (
-            lambda sd: sd["state"][0].update(exp_avg=sd["state"][0]["exp_avg"].to_sparse()),
-            "a tensor of torch.sparse_coo",
-        ),
-        (lambda sd: sd["state"][0].update(exp_avg=sd["state"][0]["exp_avg"].to("meta")), "torch.strided on meta"),
-    ],
-)
-def test_what_does_not_fit_together_is_refused(change, message):
-    """One sentence with what was seen."""
-    sd = saved_by("torch", moments(), 3)
-    change(sd)
-    with pytest.raises((DataValidationError, ParameterValidationError), match=message):
-        convert_state(sd, source="torch")
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"target": "jax"}, {"source": "x"}, {"match": "x"}, {"optimizer": "LAMB"}, {"steps": 0}, {"shards": 0}),
-        *({"step": True}, {"sharding": "x"}, {"moments_dtype": torch.int64}, {"moments_dtype": "x"}),
-    ],
-)
-def test_arguments_are_checked(options):
-    """Each says what is allowed."""
-    with pytest.raises(ParameterValidationError, match="must be"):
-        convert_state(saved_by("torch", moments(), 3), **options)
-
-
-def test_what_is_no_state_at_all():
-    """And not a list of them either."""
-    for thing in (None, 3, "adam.pt", [None]):
-        with pytest.raises(DataValidationError, match="no state_dict of an optimizer: seen are"):
-            convert_state(thing)
-
-
-def test_a_library_without_the_algorithm_is_refused():
-    """With what it has."""
-    params = parameters()
-    lion = optim.FusedLion(params)
-    train(lion, params, 1)
-    with pytest.raises(ParameterValidationError, match="no Lion; it has AdamW, SGD, Adagrad"):
-        convert_state(lion.state_dict(), target="torch")
 
 
 # Options and dtypes
@@ -380,7 +191,7 @@ def test_the_given_state_is_not_changed():
     """Nor are tensors copied that need no conversion."""
     sd = torch_state(moments(), [5] * len(SHAPES))
     before = torch_state(moments(), [5] * len(SHAPES))
-    converted = convert_state(sd, target="hpex", steps=3)
+    converted = convert_state(sd, target="deepspeed", steps=3)
     assert_same(sd, before)
     assert sd["param_groups"][0].keys() == {*TORCH_GROUP, "params"}
     assert converted.state_dict["state"][0]["exp_avg"] is sd["state"][0]["exp_avg"]

@@ -39,10 +39,10 @@ def test_there_and_back(layout, data):
     """With every dtype that the layout keeps, and with the counts that it keeps."""
     dtype = data.draw(st.sampled_from([torch.float32] if layout == "bitsandbytes" else [torch.float32, torch.bfloat16]))
     sd = data.draw(states(one_count=layout in {"hpex", "apex"}, dtype=dtype))
-    there = convert_state(sd, target=layout, steps=1)
+    there = convert_state(sd, target=layout, allow_lossy=True, steps=1)  # formulas differ, those of hpex and torchao
     assert there.certificate.state_equal
     assert not there.certificate.lost
-    back = convert_state(there.state_dict, source=layout, optimizer="AdamW", steps=1)
+    back = convert_state(there.state_dict, source=layout, optimizer="AdamW", allow_lossy=True, steps=1)
     assert_same(back.state_dict, sd)
 
 

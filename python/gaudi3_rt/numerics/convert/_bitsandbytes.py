@@ -12,9 +12,10 @@ from torch import Tensor
 
 from gaudi3_rt.errors import DataValidationError, ParameterValidationError
 from gaudi3_rt.numerics.convert import _codes, _reading, _writing
-from gaudi3_rt.numerics.convert._records import OptimizerState, Request, Values, Written
+from gaudi3_rt.numerics.convert._records import OptimizerState, Request, Written
 from gaudi3_rt.numerics.convert._running import Gradients, adam_moments, with_model
 from gaudi3_rt.numerics.convert._scheme import Entry, Losses, Scheme, entries
+from gaudi3_rt.numerics.convert._values import Values
 
 _WRAPPED = "__bnb_optimizer_quant_state__"
 _MIN_CODED = 4096
@@ -92,7 +93,7 @@ def _moment(name: str, entry: Entry, where: str) -> Values | None:
     if scales.numel() != -(-value.numel() // _codes.BLOCK):
         message = f"{name} of {where} has {value.numel()} codes and {scales.numel()} scales; one for 256 is needed"
         raise DataValidationError(message, suggestions=("Only states in blocks are converted (block_wise=True)",))
-    return Values(tuple(value.shape), torch.float32, lambda: _codes.decode(value, scales, numbers))
+    return _codes.decoded(value, scales, numbers)
 
 
 def write(state: OptimizerState, request: Request) -> Written:
@@ -112,12 +113,8 @@ def write(state: OptimizerState, request: Request) -> Written:
         lost.add(f"{ours[name]} of {{}} is rounded to codes of 8 bits in blocks of {_codes.BLOCK}", where)
         number = name.removeprefix("state")
         numbers = _codes.dynamic_map(signed=not (name == "state2" or state.algorithm == "adagrad"))
-        blocks = (-(-wide.numel // _codes.BLOCK),)
-        return {
-            name: Values(wide.shape, torch.uint8, lambda: _codes.encode(wide.make(), numbers)),
-            f"qmap{number}": Values.of(numbers),
-            f"absmax{number}": Values(blocks, torch.float32, lambda: _codes.scales_of(wide.make())),
-        }
+        codes, scales = _codes.encoded(wide, numbers)
+        return {name: codes, f"qmap{number}": Values.of(numbers), f"absmax{number}": scales}
 
     plain = Request(optimizer=request.optimizer, step=request.step, names=request.names)
     written = _writing.write(SCHEME, state, plain, moment)

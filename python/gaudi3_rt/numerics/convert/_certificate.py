@@ -22,7 +22,7 @@ class Certificate:
         target_ran: the same of the target.
         steps: how many updates were compared.
         parameters: how many parameters have a state, and how many of them were compared; of large states their first
-            rows.
+            elements.
         elements: the same in elements.
         state_equal: whether counts and moments, read back from the target, have the bits of the source's.
         ulp: largest difference after the last update, of parameters and of each moment, in units in the last place of
@@ -75,7 +75,7 @@ class Certificate:
         (have, compared), (elements, looked_at) = self.parameters, self.elements
         sample = f"all {have:,}, {elements:,} elements"
         if elements != looked_at:
-            sample = f"the first rows of {compared:,} of {have:,}: {looked_at:,} of {elements:,} elements"
+            sample = f"the first elements of {compared:,} of {have:,}: {looked_at:,} of {elements:,} elements"
         ulps = ", ".join(f"{name} {value:.3g}" for name, value in self.ulp.items())
         errors = ", ".join(f"{error:.1e} after {step}" for step, error in self.update_error.items())
         found = f" ({'; '.join(self.evidence)})" if self.evidence else ""
@@ -89,7 +89,7 @@ class Certificate:
             ("parameters", f"{sample}" if have else "none has a state yet: nothing to compare"),
             (
                 "state",
-                "equal, bit for bit" + " in these rows" * (elements != looked_at) if self.state_equal else "not equal",
+                "equal, bit for bit" + " in these" * (elements != looked_at) if self.state_equal else "not equal",
             ),
         ]
         if self.ulp:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gaudi3_rt.numerics.convert._values import Values
+
 BLOCK = 256
 _DECADES = 7
 _PART = 2**15
-"""Elements that are encoded or decoded at a time: what is between stays in a cache, and takes no memory to speak of.
+"""Elements that are encoded at a time: what is between stays in a cache, and takes no memory to speak of.
 Numpy does it in one thread, which is faster by far than a search by torch in several."""
 
 _LOW_BITS = 15
@@ -36,7 +38,7 @@ def dynamic_map(*, signed: bool) -> Tensor:
     return torch.tensor(sorted(numbers))
 
 
-def decode(codes: Tensor, scales: Tensor, numbers: Tensor) -> Tensor:
+def decoded(codes: Tensor | Values, scales: Tensor, numbers: Tensor) -> Values:
     """What codes stand for, float32, in the shape of the codes.
 
     Args:
@@ -44,15 +46,36 @@ def decode(codes: Tensor, scales: Tensor, numbers: Tensor) -> Tensor:
         scales: of each block.
         numbers: what a code stands for in a block with scale 1.
     """
-    flat, by_block, table = (one.detach().cpu().flatten().numpy() for one in (codes, scales.float(), numbers.float()))
-    block = BLOCK if scales.numel() == -(-flat.size // BLOCK) else flat.size // max(scales.numel(), 1)
-    values = torch.empty(flat.size)
-    made, blocks = values.numpy(), max(_PART // max(block, 1), 1)
-    for start in range(0, by_block.size, blocks):
-        part = slice(start * block, (start + blocks) * block)
-        found = table.take(flat[part])
-        made[part] = found * by_block[start : start + blocks].repeat(block)[: found.size]
-    return values.view(codes.shape)
+    table = numbers.detach().cpu().float().flatten().numpy()
+    whole = codes if isinstance(codes, Values) else Values.of(codes)
+
+    def part(start: int, stop: int) -> Tensor:
+        found = torch.from_numpy(table.take(whole.part(start, stop).cpu().numpy()))
+        return scaled(found, scales, start, whole.numel)
+
+    return Values(whole.shape, torch.float32, part)
+
+
+def decode(codes: Tensor, scales: Tensor, numbers: Tensor) -> Tensor:
+    """The same, all of it at once."""
+    return decoded(codes, scales, numbers).make()
+
+
+def scaled(values: Tensor, scales: Tensor, start: int, total: int) -> Tensor:
+    """Elements times the scales of their blocks, in place.
+
+    Args:
+        values: some elements, float32, on the CPU.
+        scales: of all blocks.
+        start: number of the first element.
+        total: how many elements the blocks have together; all but the last have as many.
+    """
+    stop = start + values.numel()
+    block = BLOCK if scales.numel() == -(-total // BLOCK) else max(total // max(scales.numel(), 1), 1)
+    edges = np.arange(start // block, -(-stop // block) + 1) * block
+    counts = np.diff(edges.clip(start, stop))
+    of_blocks = scales.detach().flatten()[start // block :][: counts.size].cpu().float()
+    return values.mul_(torch.from_numpy(of_blocks.numpy().repeat(counts)))
 
 
 def scales_of(values: Tensor) -> Tensor:
@@ -81,6 +104,27 @@ def encode(values: Tensor, numbers: Tensor) -> Tensor:
         part = codes[start : start + _PART].numpy()
         part[:] = found[: part.size]
     return codes.view(values.shape)
+
+
+def encoded(values: Values, numbers: Tensor) -> tuple[Values, Values]:
+    """The nearest codes, and the scales of their blocks."""
+    blocks = (-(-values.numel // BLOCK),)
+
+    def aligned(start: int, stop: int) -> Tensor:
+        return values.part(start * BLOCK, min(stop * BLOCK, values.numel))
+
+    def codes(start: int, stop: int) -> Tensor:
+        first = start // BLOCK
+        return encode(aligned(first, -(-stop // BLOCK)), numbers)[start - first * BLOCK :][: stop - start]
+
+    def scales(start: int, stop: int) -> Tensor:
+        found = torch.empty(stop - start)
+        few = _PART // BLOCK  # since each is made of a whole block of values
+        for at in range(start, stop, few):
+            found[at - start :][:few] = scales_of(aligned(at, min(at + few, stop)))
+        return found
+
+    return Values(values.shape, torch.uint8, codes), Values(blocks, torch.float32, scales)
 
 
 @functools.lru_cache(4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from gaudi3_rt.numerics.convert._layouts import DECOUPLED_ONLY, FORMULAS, check_
 from gaudi3_rt.numerics.convert._measure import Measured, Side, measure
 from gaudi3_rt.numerics.convert._names import Match, arrange, named_groups
 from gaudi3_rt.numerics.convert._read_back import changed
-from gaudi3_rt.numerics.convert._records import ALGORITHMS, OptimizerState, Request, Values, class_of
+from gaudi3_rt.numerics.convert._records import ALGORITHMS, OptimizerState, Request, class_of
 from gaudi3_rt.numerics.convert._shards import Sharding, join, split
+from gaudi3_rt.numerics.convert._values import Values
 
 DEFAULT_STEPS = 8
 """Updates that a certificate compares."""
@@ -54,6 +55,9 @@ class Options:
         if not floating:
             message = f"moments_dtype={self.moments_dtype!r}: must be None or one of {', '.join(map(str, _DTYPES))}"
             raise ParameterValidationError(message)
+        if self.moments_dtype is torch.uint8 and self.target != "bitsandbytes":
+            message = f"moments_dtype=torch.uint8: codes of 8 bits are written for bitsandbytes, not for {self.target}"
+            raise ParameterValidationError(message, suggestions=("Give torch.float32 or torch.bfloat16",))
 
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8)
@@ -125,7 +129,7 @@ def convert_state(
             they are.
         shards: cut the target into this many.
         sharding: how shards are cut, those that are given and those that are made.
-        allow_lossy: convert also if the target has no place for something.
+        allow_lossy: convert also if the target has no place for something, or would not go on as the source does.
         steps: updates to compare for the certificate.
 
     Returns:
@@ -133,7 +137,8 @@ def convert_state(
 
     Raises:
         DataValidationError: the layout is not known, ambiguous, or what is in it does not fit together; or something
-            would be lost, and ``allow_lossy`` is false. Also a ``ValueError``.
+            would be lost, or the target would not go on as the source, and ``allow_lossy`` is false; the certificate
+            is ``error.context["certificate"]``. Also a ``ValueError``.
         ParameterValidationError: an argument is not allowed. Also a ``ValueError``.
     """
     options = Options(
@@ -151,15 +156,15 @@ def convert_state(
     )
     ranks: list[Any] = list(state_dict) if isinstance(state_dict, list | tuple) else [state_dict]
     plans, certificate = plan(ranks, options)
-    return Conversion(tuple(filled(one, lambda values: values.make()) for one in plans), certificate)
+    return Conversion(tuple(filled(one, Values.make) for one in plans), certificate)
 
 
-def filled(planned: Any, make: Any) -> Any:
-    """A planned ``state_dict`` with tensors in place of ``Values``."""
-    if isinstance(planned, Values):
+def filled(planned: Any, make: Callable[[Any], Any], kind: type = Values) -> Any:
+    """A planned ``state_dict`` with what is made in place of ``Values``, or of what another kind of plan has."""
+    if isinstance(planned, kind):
         return make(planned)
     if isinstance(planned, dict):
-        return {key: filled(item, make) for key, item in planned.items()}
+        return {key: filled(item, make, kind) for key, item in planned.items()}
     return planned
 
 
@@ -196,7 +201,6 @@ def plan(ranks: Sequence[Mapping[str, Any]], options: Options) -> tuple[list[dic
     towards = replace(request, moments_dtype=options.moments_dtype)
     written = target.write(state, towards)
     lost = state.lost + written.lost
-    _refuse_loss(lost, name, options)
     again = replace(request, optimizer=class_of(state), step=None)
     becomes_decoupled = again.optimizer == "Adam" and options.target in DECOUPLED_ONLY
     there = replace(again, optimizer="AdamW") if becomes_decoupled else again
@@ -210,13 +214,21 @@ def plan(ranks: Sequence[Mapping[str, Any]], options: Options) -> tuple[list[dic
         shards = [target.write(one, towards) for one in split(state, options.shards, options.sharding)]
         notes += (f"cut into {options.shards} shards after it was measured",)
     certificate = _certificate((name, evidence), options, sides, state, measured, differences, lost, notes)
+    _check_consent(certificate, options)
     return [shard.state_dict for shard in shards], certificate
 
 
-def _refuse_loss(lost: Sequence[str], source: str, options: Options) -> None:
-    if lost and not options.allow_lossy:
-        message = f"{source} to {options.target} loses this: {'; '.join(lost)}"
-        raise DataValidationError(message, suggestions=("Give allow_lossy=True (--allow-lossy) to convert without it",))
+def _check_consent(certificate: Certificate, options: Options) -> None:
+    """Whoever loads the result does not see the certificate, so what it says against the conversion takes consent."""
+    against = [f"{certificate.source} to {certificate.target} loses this: {'; '.join(certificate.lost)}"]
+    against = against if certificate.lost else []
+    if not certificate.reproduces:
+        why = "; ".join(certificate.shortfall)
+        against.append(f"{certificate.target} would not go on as {certificate.source} does: {why}")
+    if against and not options.allow_lossy:
+        message = f"{'; '.join(against)}; nothing was converted"
+        consent = "Give allow_lossy=True (--allow-lossy) to convert all the same"
+        raise DataValidationError(message, context={"certificate": certificate}, suggestions=(consent,))
 
 
 def _certificate(

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
+import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from gaudi3_rt.errors import (
-    CheckpointError,
-    DataValidationError,
-    InsufficientStorageError,
-    ParameterValidationError,
-)
+from gaudi3_rt.errors import CheckpointError, DataValidationError, InsufficientStorageError, ParameterValidationError
 from gaudi3_rt.numerics.convert import _zero
 from gaudi3_rt.numerics.convert._certificate import Certificate
 from gaudi3_rt.numerics.convert._convert import Options, filled, plan
 from gaudi3_rt.numerics.convert._documents import find, get, put
-from gaudi3_rt.numerics.convert._loading import load, one_line
-from gaudi3_rt.numerics.convert._records import Values
+from gaudi3_rt.numerics.convert._loading import load
+from gaudi3_rt.numerics.convert._outputs import Kept, Scratch, beside, exists, publish
+from gaudi3_rt.numerics.convert._values import Values
 
-_ALIGNMENT = 64
 _BESIDE = 2**20
 """Bytes that a file has besides its tensors, generously."""
 
@@ -75,11 +64,12 @@ def convert_file(
     targets = _targets(Path(target), options.shards)
     for path in targets:
         _check_target(path, sources, overwrite=overwrite)
+    _check_ranks(sources)
+    before = [_version(path) for path in sources]
     documents = [load(path) for path in sources]
     places = [find(document, key, path) for document, path in zip(documents, sources, strict=True)]
     states = [get(document, place) for document, place in zip(documents, places, strict=True)]
     planned, certificate = plan(states, options)
-    _refuse_difference(certificate, options)
     notes = tuple(
         f"the state was found at {'.'.join(map(str, place))}" for place in places[:1] if place and key is None
     )
@@ -91,26 +81,15 @@ def convert_file(
     _check_space(folder, need)
     with ExitStack() as stack:
         scratch = stack.enter_context(Scratch(folder))
-        made = [filled(one, scratch.reserve) for one in planned]
-        complete = [filled(one, lambda values: values.make()) for one in made]
-        waiting = [
-            stack.enter_context(_beside(path, put(documents[0], places[0], one) if alone else one))
-            for path, one in zip(targets, complete, strict=True)
+        kept = [filled(one, scratch.keep) for one in planned]
+        made = [filled(one, scratch.mapped, Kept) for one in kept]
+        complete = [
+            stack.enter_context(beside(path, put(documents[0], places[0], one) if alone else one))
+            for path, one in zip(targets, made, strict=True)
         ]
-        for temporary, path in zip(waiting, targets, strict=True):
-            temporary.replace(path)
-        _sync_folder(folder)
+        _check_unchanged(sources, before)
+        publish(complete, targets, overwrite=overwrite)
     return targets, replace(certificate, notes=certificate.notes + notes)
-
-
-def _refuse_difference(certificate: Certificate, options: Options) -> None:
-    if not certificate.reproduces and not options.allow_lossy:
-        message = (
-            f"{certificate.target} would not go on as {certificate.source} does: {'; '.join(certificate.shortfall)}; "
-            f"nothing was written"
-        )
-        consent = "Give allow_lossy=True (--allow-lossy) to convert all the same, with the whole certificate"
-        raise DataValidationError(message, suggestions=(consent,))
 
 
 def names_in(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -129,91 +108,7 @@ def names_in(path: str | Path) -> dict[str, tuple[int, ...]]:
     raise DataValidationError(message)
 
 
-# Writing
-
-
-class Scratch:
-    """Tensors that are made, written to a file without a name, and mapped from there."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: IO[bytes] | None = None
-        self._mapped: Any = None
-
-    def __enter__(self) -> Self:
-        self._file = tempfile.TemporaryFile(dir=self._folder)  # closed in __exit__
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def reserve(self, values: Values) -> Any:
-        """A tensor that exists already as it is; one that has to be made is made, written, and forgotten."""
-        if values.is_held:
-            return values.make()
-        tensor = values.make().contiguous()
-        if not tensor.numel():
-            return tensor
-        file = self._opened()
-        start = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
-        with _storage_errors(self._folder):
-            file.seek(start)
-            file.write(tensor.view(-1).view(torch.uint8).numpy().data)
-            file.flush()
-        stop = file.tell()
-        shape, dtype = tuple(tensor.shape), tensor.dtype
-        return Values(shape, dtype, lambda: self._from(start, stop).view(dtype).reshape(shape))
-
-    def _opened(self) -> IO[bytes]:
-        if self._file is None:
-            message = "the scratch file is open inside a with block only"
-            raise RuntimeError(message)
-        return self._file
-
-    def _from(self, start: int, stop: int) -> Tensor:
-        if self._mapped is None:
-            self._mapped = np.memmap(self._opened(), dtype=np.uint8, mode="c")
-        return torch.from_numpy(self._mapped[start:stop])
-
-
-@contextmanager
-def _beside(path: Path, document: Any) -> Iterator[Path]:
-    """A complete file in the folder of its place; it is gone afterwards, if it was not moved."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with _storage_errors(path.parent):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            with os.fdopen(descriptor, "wb") as file:
-                torch.save(document, file)
-                file.flush()
-                os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause = _cause(error)
-        if not isinstance(cause, Exception):
-            raise cause from None
-        full = isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}
-        kind = InsufficientStorageError if full else CheckpointError
-        message = f"{folder} {'is full' if full else 'cannot be written to'}: {one_line(cause)}; nothing was replaced"
-        raise kind(message) from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What ended a write: torch closes its archive after that, which fails again and says nothing of it."""
-    while isinstance(error, RuntimeError) and error.__context__ is not None:
-        error = error.__context__
-    return error
+# Before anything is written
 
 
 def _targets(target: Path, shards: int | None) -> tuple[Path, ...]:
@@ -231,8 +126,39 @@ def _check_target(path: Path, sources: Sequence[Path], *, overwrite: bool) -> No
         message = f"{path} is a folder" if path.is_dir() else f"{path.parent} is no folder that exists"
         raise ParameterValidationError(message)
     if path.exists() and not overwrite:
-        message = f"{path} exists"
-        raise ParameterValidationError(message, suggestions=("Give another target, or overwrite=True (--overwrite)",))
+        raise exists(path)
+
+
+_RANK = re.compile(r"-(\d{5})-of-(\d{5})$")
+
+
+def _check_ranks(sources: Sequence[Path]) -> None:
+    """Where names number the files of ranks, all are given, in order: one that is not would be missing in the state."""
+    found = [_RANK.search(path.stem) for path in sources]
+    if len(sources) == 1 or not any(found):
+        return
+    numbers = [int(one[1]) for one in found if one]
+    in_all = {int(one[2]) for one in found if one}
+    if in_all != {len(sources)} or numbers != list(range(numbers[0], numbers[0] + len(sources))):
+        names = ", ".join(path.name for path in sources)
+        message = f"{names} are not the files of all ranks, each once and in order"
+        raise DataValidationError(message, suggestions=("Give those of one checkpoint: ... *-of-00004.pt ...",))
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What is another after a file was written to or replaced; nothing of one that is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _check_unchanged(sources: Sequence[Path], before: Sequence[tuple[int, ...]]) -> None:
+    for path, version in zip(sources, before, strict=True):
+        if _version(path) != version:
+            message = f"{path} was written to or replaced while it was converted; nothing was written"
+            raise CheckpointError(message, suggestions=("Convert it when nobody writes it, or a copy of it",))
 
 
 def _sizes(planned: Any) -> int:
@@ -241,7 +167,7 @@ def _sizes(planned: Any) -> int:
 
     def add(values: Values) -> None:
         nonlocal total
-        total += values.numel * values.dtype.itemsize * (1 if values.is_held else 2)
+        total += values.numel * values.dtype.itemsize * (2 if values.held is None else 1)
 
     filled(planned, add)
     return total + _BESIDE
@@ -262,11 +188,3 @@ def _check_space(folder: Path, need: int) -> None:
     if free < need:
         message = f"{folder} has {free:,} bytes free; {need:,} are needed, the scratch file among them"
         raise InsufficientStorageError(message, context={"free_bytes": free, "needed_bytes": need})
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from gaudi3_rt import __version__, optim
+from gaudi3_rt._core import BLOCK
 from gaudi3_rt.errors import DataValidationError
 from gaudi3_rt.numerics.convert import _reading, _torch, _writing
-from gaudi3_rt.numerics.convert._records import OptimizerState, Request, Values, Written
+from gaudi3_rt.numerics.convert._records import OptimizerState, Request, Written
 from gaudi3_rt.numerics.convert._running import Gradients, with_class
 from gaudi3_rt.numerics.convert._scheme import Entry, Scheme, keys_of, same_names
+from gaudi3_rt.numerics.convert._values import Values
 from gaudi3_rt.optim._storage import decode
 
 _POSITIVE = {"exp_avg_sq", "max_exp_avg_sq", "sum"}
@@ -62,9 +65,26 @@ def _moment(name: str, entry: Entry, where: str) -> Values | None:
     if not isinstance(codes, Tensor) or codes.element_size() != 1 or not isinstance(scales, Tensor):
         message = f"{name} of {where} is not in codes of 8 bits with scales"
         raise DataValidationError(message)
-    return Values(
-        tuple(codes.shape), torch.float32, lambda: decode(codes.contiguous(), scales, positive=name in _POSITIVE)
-    )
+    return _decoded(codes, scales, positive=name in _POSITIVE)
+
+
+def _decoded(codes: Tensor, scales: Tensor, *, positive: bool) -> Values:
+    """Blocks are counted in the order of the codes' memory, which that of their indices need not be (channels_last)."""
+    rows = codes.view(-1) if codes.is_contiguous() else codes
+    memory, by_block = codes.as_strided((codes.numel(),), (1,)), scales.contiguous().view(-1, scales.shape[-1])
+
+    def part(start: int, stop: int) -> Tensor:
+        each = math.prod(rows.shape[1:])
+        first, last = start // each, -(-stop // each)
+        wanted = rows[first:last]
+        at = first * rows.stride(0)
+        end = at + 1 + sum((size - 1) * stride for size, stride in zip(wanted.shape, wanted.stride(), strict=True))
+        low, high = at // BLOCK, -(-end // BLOCK)
+        values = decode(memory[low * BLOCK : high * BLOCK], by_block[low:high], positive=positive)
+        own = values.as_strided(wanted.shape, wanted.stride(), at - low * BLOCK)
+        return own.reshape(-1)[start - first * each : stop - first * each]
+
+    return Values(tuple(codes.shape), torch.float32, part)
 
 
 def write(state: OptimizerState, request: Request) -> Written:

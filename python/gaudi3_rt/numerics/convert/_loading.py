@@ -23,15 +23,23 @@ def load(path: Path) -> Any:
     Raises:
         CheckpointNotFoundError: there is no such file.
         CheckpointCorruptError: it is none of ``torch.save``, or cut off.
-        DataValidationError: loading it would execute something.
+        DataValidationError: loading it would execute something, or it is one of safetensors.
     """
     if not path.is_file():
         message = f"{path} is {'a folder' if path.is_dir() else 'no file that exists'}"
         raise CheckpointNotFoundError(message)
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        message = (
+            f"{path} is a file of safetensors, which has tensors by name, and neither their order nor options of an "
+            "optimizer; needed is a file of torch.save"
+        )
+        advice = "Save optimizer.state_dict(), or the state_dict() of the model for --params, with torch.save"
+        raise DataValidationError(message, suggestions=(advice,))
+    mapped = head.startswith(b"PK\x03\x04")  # files before torch 1.6 are no archives and cannot be mapped
     with torch.serialization.safe_globals(_inert()):
         try:
-            with path.open("rb") as file:
-                mapped = file.read(4) == b"PK\x03\x04"  # files before torch 1.6 are no archives and cannot be mapped
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # what follows is an error
                 return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)

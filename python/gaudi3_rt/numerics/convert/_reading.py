@@ -21,9 +21,9 @@ from gaudi3_rt.numerics.convert._records import (
     OptimizerState,
     Parameter,
     Request,
-    Values,
 )
 from gaudi3_rt.numerics.convert._scheme import Entry, Losses, Scheme, algorithm_of, count, keys_of
+from gaudi3_rt.numerics.convert._values import Values
 
 Reader = Callable[[str, Entry, str], "Values | None"]
 """Gives a moment by the layout's name of it, an entry and what to call it in messages; None if it is not there."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+
+from gaudi3_rt.numerics.convert._values import Values
 
 Algorithm = Literal["adam", "sgd", "lion", "adagrad"]
 
@@ -37,37 +37,6 @@ NEUTRAL: Mapping[Algorithm, Mapping[str, Any]] = {
 
 NO_FORMULA = frozenset({"foreach", "capturable", "differentiable", "fused", "initial_accumulator_value", "step"})
 """Options that choose an implementation, act before the first step, or are counted elsewhere; a target has its own."""
-
-
-@dataclass(frozen=True)
-class Values:
-    """A tensor that is made when it is needed, so that a file is converted one tensor at a time.
-
-    Attributes:
-        shape: of the tensor.
-        dtype: of the tensor.
-        make: gives it.
-        is_held: whether ``make`` gives a tensor that exists anyway, in memory or in a mapped file.
-    """
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    make: Callable[[], Tensor]
-    is_held: bool = False
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Values:
-        """A tensor that exists."""
-        return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor, is_held=True)
-
-    @property
-    def numel(self) -> int:
-        """How many elements there are."""
-        return math.prod(self.shape)
-
-    def to(self, dtype: torch.dtype) -> Values:
-        """The same numbers in another dtype; itself if it has that one."""
-        return self if dtype is self.dtype else Values(self.shape, dtype, lambda: self.make().to(dtype))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from gaudi3_rt.errors import DataValidationError
 from gaudi3_rt.numerics.convert._names import Named
-from gaudi3_rt.numerics.convert._records import Group, OptimizerState, Parameter, Values
+from gaudi3_rt.numerics.convert._records import Group, OptimizerState, Parameter
+from gaudi3_rt.numerics.convert._values import Values, concatenated
 
 Sharding = Literal["rows", "flat"]
 """``rows``: each parameter along its first dimension, as ``torch.chunk`` cuts it (FSDP2, ``Shard(0)``); tensors without
@@ -70,10 +70,10 @@ def _check_alike(first: OptimizerState, other: OptimizerState, rank: int) -> Non
                 message = f"{key} of group {number} is {values[0]!r} on rank 0 and {values[1]!r} on rank {rank}"
                 raise DataValidationError(message)
         for mine, theirs in zip(one.params, two.params, strict=True):
-            if mine.step != theirs.step or mine.moments.keys() != theirs.moments.keys():
+            if (mine.step, _kinds(mine)) != (theirs.step, _kinds(theirs)):
                 message = (
                     f"{mine} has seen {mine.step} updates on rank 0 and {theirs.step} on rank {rank}; its moments are "
-                    f"{sorted(mine.moments)} and {sorted(theirs.moments)}"
+                    f"{_shown(mine)} and {_shown(theirs)}"
                 )
                 raise DataValidationError(message, suggestions=("Give the files of one checkpoint, one of each rank",))
 
@@ -92,7 +92,7 @@ def _cut_rows(group: Group, _: int, rank: int, ranks: int) -> Group:
         if not values.shape:
             return values
         start, stop = rows_of(values.shape[0], rank, ranks)
-        return Values((stop - start, *values.shape[1:]), values.dtype, lambda: values.make()[start:stop])
+        return values.window(start * math.prod(values.shape[1:]), (stop - start, *values.shape[1:]))
 
     params = [replace(p, moments={name: cut(v) for name, v in p.moments.items()}) for p in group.params]
     return replace(group, params=tuple(params))
@@ -102,9 +102,7 @@ def _joined_rows(pieces: Sequence[Parameter]) -> Parameter:
     moments = {}
     for name in pieces[0].moments:
         parts = [piece.moments[name] for piece in pieces]
-        if {(part.shape[1:], len(part.shape), part.dtype) for part in parts} != {
-            (parts[0].shape[1:], len(parts[0].shape), parts[0].dtype)
-        }:
+        if len({(part.shape[1:], len(part.shape)) for part in parts}) > 1:
             message = (
                 f"{name} of {pieces[0]} has shapes {[part.shape for part in parts]}; only the first number may differ"
             )
@@ -116,7 +114,7 @@ def _joined_rows(pieces: Sequence[Parameter]) -> Parameter:
 def _stack(parts: Sequence[Values], what: str) -> Values:
     if parts[0].shape:
         shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-        return Values(shape, parts[0].dtype, lambda: torch.cat([part.make() for part in parts]))
+        return concatenated(parts, shape)
     values = [part.make() for part in parts]
     if any(not torch.equal(value, values[0]) for value in values):
         message = f"{what} has no dimension to be cut along, and is not the same on all ranks"
@@ -137,11 +135,12 @@ def _cut_flat(group: Group, number: int, rank: int, ranks: int) -> Group:
             "shard has one of each for the group"
         )
         raise DataValidationError(message, suggestions=("Give sharding='rows'",))
-    start, stop = rows_of(sum(next(iter(p.moments.values())).numel for p in group.params), rank, ranks)
+    sizes = [next(iter(param.moments.values())).numel for param in group.params]
+    start, stop = rows_of(sum(sizes), rank, ranks)
     moments = {}
     for name in first.moments:
         whole = [param.moments[name] for param in group.params]
-        moments[name] = Values((stop - start,), first.moments[name].dtype, _slice(whole, start, stop))
+        moments[name] = concatenated(whole).window(start, (stop - start,))
     return replace(group, params=(Parameter(key=0, name=None, step=first.step, moments=moments),))
 
 
@@ -149,19 +148,8 @@ def _kinds(param: Parameter) -> dict[str, torch.dtype]:
     return {name: values.dtype for name, values in param.moments.items()}
 
 
-def _slice(parts: Sequence[Values], start: int, stop: int) -> Callable[[], Tensor]:
-    """Elements of parts that follow one another; only those parts are made that have some of them."""
-
-    def made() -> Tensor:
-        taken, at = [], 0
-        for part in parts:
-            low, high = max(start - at, 0), min(stop - at, part.numel)
-            if low < high:
-                taken.append(part.make().reshape(-1)[low:high])
-            at += part.numel
-        return torch.cat(taken) if taken else torch.empty(0, dtype=parts[0].dtype if parts else None)
-
-    return made
+def _shown(param: Parameter) -> str:
+    return ", ".join(f"{name} ({dtype})" for name, dtype in _kinds(param).items()) or "none"
 
 
 def _joined_flat(
@@ -185,13 +173,7 @@ def _joined_flat(
         moments = {}
         for moment in flat[0].moments:
             parts = [piece.moments[moment] for piece in flat]
-            whole = Values((size,), parts[0].dtype, _slice(parts, at, at + size))
-            moments[moment] = reshaped(whole, shape or ())
+            moments[moment] = concatenated(parts).window(at, shape or ())
         joined.append(Parameter(key=position, name=own, step=flat[0].step, moments=moments))
         at += size
     return tuple(joined)
-
-
-def reshaped(values: Values, shape: tuple[int, ...]) -> Values:
-    """The same elements in another shape."""
-    return Values(shape, values.dtype, lambda: values.make().reshape(shape))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.numerics.convert import _codes, _reading, _writing
-from gaudi3_rt.numerics.convert._records import OptimizerState, Request, Values, Written
+from gaudi3_rt.numerics.convert._records import OptimizerState, Request, Written
 from gaudi3_rt.numerics.convert._running import Gradients, adam_moments, with_model
 from gaudi3_rt.numerics.convert._scheme import Entry, Scheme, entries, keys_of, same_names
+from gaudi3_rt.numerics.convert._values import Values, elements
 
 _ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False}
 _BITS = 4
@@ -45,14 +46,15 @@ class Codes(torch.Tensor):
         raise NotImplementedError(message)
 
 
-def _is_coded(value: Any) -> bool:
+def is_coded(value: Any) -> bool:
+    """Whether it is a tensor of theirs that holds codes."""
     return isinstance(value, Tensor) and isinstance(getattr(value, "codes", None), Tensor)
 
 
 def recognise(state_dict: Mapping[str, Any]) -> tuple[str, ...]:
     """What shows that it is of this layout; nothing if it is not."""
     group_keys, state_keys = keys_of(state_dict)
-    if any(_is_coded(value) for entry in entries(state_dict) for value in entry.values()):
+    if any(is_coded(value) for entry in entries(state_dict) for value in entry.values()):
         return ("moments are tensors with codes and scale",)
     in_tensors = all(isinstance(group.get("lr"), Tensor) for group in state_dict["param_groups"])
     if not _ADAM.keys() <= group_keys or not in_tensors or group_keys & {"maximize", "bias_correction", "t_alpha"}:
@@ -69,20 +71,33 @@ def read(state_dict: Mapping[str, Any], request: Request) -> OptimizerState:
 
 def _moment(name: str, entry: Entry, where: str) -> Values | None:
     value: Any = entry.get(name)
-    if not _is_coded(value):
+    if not is_coded(value):
         return _reading.plain_moment(name, entry, where)
-    return Values(tuple(value.shape), torch.float32, lambda: _decode(value))
+    return decoded(value)
 
 
-def _decode(value: Any) -> Tensor:
-    codes, scales = value.codes, value.scale
-    if codes.dtype is not torch.uint8:
-        values: Tensor = codes.to(torch.float32, copy=True).view(scales.numel(), -1).mul_(scales.view(-1, 1))
-    else:
-        if value.qmap.numel() == 2**_BITS:
-            codes = torch.stack([codes >> _BITS, codes & (2**_BITS - 1)], dim=-1).flatten()
-        values = _codes.decode(codes, scales, value.qmap)
-    return values.view(value.shape)
+def decoded(value: Any) -> Values:
+    """What such a tensor stands for, float32."""
+    shape, codes, scales = tuple(value.shape), value.codes, value.scale
+    total = math.prod(shape)
+    if codes.dtype is torch.uint8:
+        packed = value.qmap.numel() == 2**_BITS
+        return _codes.decoded(_unpacked(codes, total) if packed else codes, scales, value.qmap).window(0, shape)
+
+    def part(start: int, stop: int) -> Tensor:
+        return _codes.scaled(elements(codes, start, stop).to(torch.float32, copy=True), scales, start, total)
+
+    return Values(shape, torch.float32, part)
+
+
+def _unpacked(codes: Tensor, total: int) -> Values:
+    """Two codes of each byte, the upper half first."""
+
+    def part(start: int, stop: int) -> Tensor:
+        pairs = elements(codes, start // 2, -(-stop // 2))
+        return torch.stack([pairs >> _BITS, pairs & (2**_BITS - 1)], dim=-1).flatten()[start % 2 :][: stop - start]
+
+    return Values((total,), torch.uint8, part)
 
 
 def write(state: OptimizerState, request: Request) -> Written:
@@ -90,9 +105,6 @@ def write(state: OptimizerState, request: Request) -> Written:
 
     Codes are made by the library itself: load the state into an optimizer that was made with it.
     """
-    if request.moments_dtype is not None and not request.moments_dtype.itemsize > 1:
-        message = f"moments_dtype={request.moments_dtype}: moments in codes are not written for torchao, only read"
-        raise ParameterValidationError(message, suggestions=("Give torch.float32 or torch.bfloat16",))
     written = _writing.write(SCHEME, state, request)
     for group in written.state_dict["param_groups"]:
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float32)
@@ -104,7 +116,7 @@ def continued(
 ) -> dict[str, Any]:
     """The state after these gradients, by a model of its function; ``params`` are updated in place."""
     state = {
-        key: {name: _decode(value) if _is_coded(value) else value for name, value in entry.items()}
+        key: {name: decoded(value).make() if is_coded(value) else value for name, value in entry.items()}
         for key, entry in state_dict["state"].items()
     }
     return with_model(
@@ -114,7 +126,7 @@ def continued(
 
 def ran(state_dict: Mapping[str, Any], optimizer: str) -> str:
     """What ``continued`` runs."""
-    coded = any(_is_coded(value) for entry in entries(state_dict) for value in entry.values())
+    coded = any(is_coded(value) for entry in entries(state_dict) for value in entry.values())
     beside = ", its codes decoded once" if coded else ""
     return f"a model of torchao.optim.{optimizer}{beside}"
 

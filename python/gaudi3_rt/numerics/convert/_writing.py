@@ -17,10 +17,10 @@ from gaudi3_rt.numerics.convert._records import (
     OptimizerState,
     Parameter,
     Request,
-    Values,
     Written,
 )
 from gaudi3_rt.numerics.convert._scheme import Losses, Scheme, class_name, several
+from gaudi3_rt.numerics.convert._values import Values
 
 Writer = Callable[[str, str, Values, Losses], Mapping[str, Any]]
 """Gives what stands for a moment: by the layout's name of it, what to call the parameter, the numbers, and losses."""

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gaudi3_rt.errors import DataValidationError
 from gaudi3_rt.numerics.convert._names import Named
-from gaudi3_rt.numerics.convert._records import Values
+from gaudi3_rt.numerics.convert._values import Values, concatenated
 
 _STATE = "base_optimizer_state"
 _FRAGMENTS = "param_slice_mappings"
@@ -116,8 +115,4 @@ def _whole(
     if any(start + numel > parts[rank].numel() for rank, start, numel in pieces):
         message = f"{kind} of {name!r}: a rank has fewer elements than {_FRAGMENTS} says"
         raise DataValidationError(message, suggestions=("Give the files of all ranks in order, of one checkpoint",))
-    return Values(
-        shape,
-        parts[0].dtype,
-        lambda: torch.cat([parts[rank][start : start + numel] for rank, start, numel in pieces]).view(shape),
-    )
+    return concatenated([Values.of(parts[rank]).window(start, (numel,)) for rank, start, numel in pieces], shape)
