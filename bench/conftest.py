@@ -38,6 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[LOAD_AT_START] = os.getloadavg()
 
 
+def pytest_collection_finish() -> None:
+    """Has garbage collections look at what benchmarks make alone, not at all modules, which takes long each time."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def limit_library(request: pytest.FixtureRequest) -> ctypes.CDLL:
     """The compiled loops of the memory limit."""

@@ -107,6 +107,14 @@ class DecayWithoutLr(PlainAdamW):
         return w * (1 - 1e-3 * group["weight_decay"])
 
 
+class DecayAfterUpdate(PlainAdamW):
+    """Shrinks the update, too."""
+
+    def update(self, p, group):
+        super().update(p, {**group, "weight_decay": 0.0})
+        p.mul_(1 - self.lr(group) * group["weight_decay"])
+
+
 class DecayOnlyWithGradient(PlainAdamW):
     def decay(self, p, w, lr, group):
         return torch.where(p.grad != 0, super().decay(p, w, lr, group), w)

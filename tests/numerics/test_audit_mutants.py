@@ -33,6 +33,7 @@ MUTANTS = [
     ("DecayFactorRounded", "decoupled-weight-decay", DIFFERS),
     ("DecayInGradient", "decoupled-weight-decay", DIFFERS),
     ("DecayWithoutLr", "decoupled-weight-decay", DIFFERS),
+    ("DecayAfterUpdate", "decoupled-weight-decay", DIFFERS),
     ("DecayOnlyWithGradient", "decoupled-weight-decay", DIFFERS),
     ("BetasRounded", "beta-rounding", DIFFERS),
     ("NarrowArithmetic", "beta-rounding", DIFFERS),

@@ -145,11 +145,32 @@ def test_every_figure_can_be_reproduced():
     assert printed(found_inf.reproduce) == pytest.approx(found_inf.figure.value)
 
 
-def test_what_reproduces_a_lost_state():
-    """A loaded step count that is lost shows in the program as in the check: the first update is far too small."""
-    (check,) = audit(_mutants.StepLostOnLoad, dtypes=[torch.float32], checks=["bias-correction-after-resume"]).checks
-    assert check.status == "fails"
-    assert abs(printed(check.reproduce)) > 0.1
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [
+        (_mutants.StepLostOnLoad, "bias-correction-after-resume"),
+        (_mutants.StepCastOnLoad, "bias-correction-after-resume"),
+        (_mutants.MomentsLoadedTurned, "state-dict-interchange"),
+        (_mutants.StepOfGroup, "state-dict-interchange"),
+        (_mutants.PlainAdamW, "state-dict-interchange"),
+        (_mutants.LegacyEps, "defaults"),
+    ],
+)
+def test_what_reproduces_a_checkpoint_or_a_default(factory, name, dtype):
+    """The program has the steps and the numbers of the check, and prints its figure last."""
+    (check,) = audit(factory, dtypes=[dtype], checks=[name]).checks
+    assert printed(check.reproduce) == pytest.approx(check.figure.value, rel=1e-6, abs=1e-12)
+
+
+def test_what_reproduces_an_error():
+    """A check in which the optimizer raises has no figure; the program prints what was raised."""
+    (check,) = audit(_mutants.RaisesForNarrow, dtypes=[torch.bfloat16], checks=["formula"]).checks
+    assert check.figure is None
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(check.reproduce, {})  # noqa: S102 (what users are told to paste)
+    assert out.getvalue().strip() == check.consequence
 
 
 @pytest.mark.parametrize(

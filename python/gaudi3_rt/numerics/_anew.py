@@ -20,13 +20,17 @@ class Anew:
     Args:
         bench: see there.
         groups: as for ``Reference``.
+        made: those that the subject has made of them, whose options are used where ``groups`` have none.
     """
 
-    def __init__(self, bench: Bench, groups: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, bench: Bench, groups: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> None:
         self._bench = bench
         self._members = [[bench.parameter(p) for p in group["params"]] for group in groups]
         self.params: list[Tensor] = [p for members in self._members for p in members]
         self.param_groups = [bench.options({k: x for k, x in group.items() if k != "params"}) for group in groups]
+        for options, group, own in zip(self.param_groups, groups, made, strict=True):
+            taken = own.keys() & options.keys() - group.keys()
+            options.update({name: own[name] for name in taken if not isinstance(own[name], Tensor)})
         every = range(len(groups))
         self._parts = [list(every)] if "max_grad_norm" in bench.spec.defaults else [[i] for i in every]
         self._saved: list[dict[str, Any] | None] = [None] * len(self._parts)
@@ -44,8 +48,8 @@ class Anew:
             saved = self._saved[i]
             if saved is not None:
                 optimizer.load_state_dict(saved)
-                for group, j in zip(optimizer.param_groups, part, strict=True):
-                    _set(group, self.param_groups[j])
+            for group, j in zip(optimizer.param_groups, part, strict=True):
+                _set(group, self.param_groups[j])
             optimizer.step()
             self._saved[i] = checkpoint(optimizer)
 

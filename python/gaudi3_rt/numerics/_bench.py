@@ -63,9 +63,10 @@ class Bench:
         return torch.nn.Parameter(self.tensor(values))
 
     def options(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Those that exercise the formula, as far as the subject has them, with changes."""
+        """Those that exercise the formula, with changes; what the subject lacks is not given to switch it off."""
         given = {name: value for name, value in self.spec.exercise.items() if name not in self.lacking}
-        return {**given, **changes}
+        off = {name for name in self.lacking if changes.get(name) == self.spec.optional[name]}
+        return {**given, **{name: value for name, value in changes.items() if name not in off}}
 
     def documented(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The same for the oracle, in which terms that the subject lacks are switched off."""
@@ -205,6 +206,14 @@ def off(error: float) -> str:
     if not math.isfinite(error):
         return "no finite numbers"
     return f"off by {percent(error)} of the distance that they should move"
+
+
+def sentence(text: str, limit: int = 300) -> str:
+    """One line that begins and ends like a sentence; of a long error the first line."""
+    text = " ".join((text if len(text) <= limit else text.partition("\n")[0]).split())
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    start = text if "." in text.partition(" ")[0] else text[0].upper() + text[1:]  # torch.optim.Adam is a name
+    return start + ("" if text.endswith((".", "?", "!", "…")) else ".")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -163,7 +163,7 @@ def judged(
     elif error < coarse:
         said = (
             f"Parameters are {off(error)}, where {dtype_name(bench.dtype)} arithmetic and storage explain at most "
-            f"{percent(bound)}: state or arithmetic is coarser."
+            f"{percent(bound)}: state or arithmetic is coarser, or a small term is another."
         )
     else:
         said = bad(moved).replace("{share}", part(moved.share))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaudi3_rt.numerics._bench import Bench, Finding, float64, generator, give, normal, off
+from gaudi3_rt.numerics._bench import Bench, Finding, float64, generator, give, normal, off, sentence
 from gaudi3_rt.numerics._checks_formula import UPDATE, follow
 from gaudi3_rt.numerics._isolation import seed
 from gaudi3_rt.numerics._passport import Figure
@@ -34,13 +35,25 @@ def defaults(bench: Bench) -> Finding:
     group = optimizer.param_groups[0]
     others = {}
     source = "documented" if bench.spec.torch_class else f"the specification of {bench.spec.name}"
-    for name, usual in bench.spec.defaults.items():
-        if name in group and name not in bench.subject.bound and not _equal(group[name], usual):
+    compared = {x: y for x, y in bench.spec.defaults.items() if x in group and x not in bench.subject.bound}
+    for name, usual in compared.items():
+        if not _equal(group[name], usual):
             others[name] = f"{name}={_plain(group[name])!r} ({source}: {usual!r})"
     figure = Figure(value=len(others), unit="other defaults", bound=0)
-    shown = "group = Optimizer([torch.zeros(2, requires_grad=True)]).param_groups[0]\n"
-    shown += f"print({{name: group[name] for name in {sorted(bench.spec.defaults.keys() & group.keys())}}})"
-    script = "\n".join(["import torch", *Subject.lines(bench.subject), "", shown])
+    # Those that are equal only as numbers, as a list to a tuple, are left to the check.
+    shown = {x: y for x, y in compared.items() if x in others or bool(group[x] == y)}
+    script = "\n".join(
+        [
+            "import torch",
+            *Subject.lines(bench.subject),
+            "",
+            f"documented = {shown!r}",
+            "group = Optimizer([torch.zeros(2, requires_grad=True)]).param_groups[0]",
+            "others = {name: group[name] for name, value in documented.items() if group[name] != value}",
+            "print(others)",
+            "print(len(others))",
+        ]
+    )
     if others:
         said = f"Where nothing is given, it trains with {', '.join(others.values())}."
         return Finding(status="differs", consequence=said, figure=figure, reproduce=script)
@@ -49,8 +62,9 @@ def defaults(bench: Bench) -> Finding:
 
 def _equal(found: Any, usual: Any) -> bool:
     if isinstance(usual, tuple):
-        return isinstance(found, tuple | list) and tuple(map(float, found)) == usual
-    if usual is None or found is None:
+        alike = isinstance(found, tuple | list) and len(found) == len(usual)
+        return alike and all(_equal(one, other) for one, other in zip(found, usual, strict=True))
+    if usual is None or found is None or not isinstance(found, Real | Tensor):
         return found is usual
     if isinstance(found, Tensor):  # a number as its dtype holds it
         return bool(found == torch.tensor(float(usual)).to(found))
@@ -89,9 +103,9 @@ def keywords(bench: Bench) -> Finding:
 
 
 def _enough(bench: Bench) -> dict[str, Any]:
-    """Options with which it can be made: lr alone, or for some more."""
+    """Options with which it can be made: lr alone; for some more, for others none."""
     lr = {"lr": bench.spec.exercise["lr"]}
-    return lr if bench.makes(lr) else bench.options({})
+    return next((one for one in (lr, bench.options({})) if bench.makes(one)), {})
 
 
 def _takes_anything(bench: Bench) -> bool:
@@ -212,6 +226,12 @@ def closure(bench: Bench) -> Finding:
     figure = Figure(value=len(found), unit="faults", bound=0)
     if found:
         return Finding(status="fails", consequence="; ".join(found) + ".", figure=figure)
+    if not bench.subject.closure_asked:
+        optimizer.step()  # from which it is learnt that one is asked for
+    if bench.subject.closure_asked:
+        said = "The other checks give step() a closure that leaves gradients, since without one it raises "
+        said += bench.subject.closure_asked
+        return Finding(status="differs", consequence=sentence(said))
     return Finding(status="pass", consequence="A closure runs with gradients, and its loss is returned.", figure=figure)
 
 

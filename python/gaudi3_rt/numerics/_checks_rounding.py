@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 
@@ -70,12 +71,18 @@ def decoupled_weight_decay(bench: Bench) -> Finding:
 
     def bad(moved: Movement) -> str:
         if abs(moved.share) <= _NOTHING:
+            in_matrices = dataclasses.replace(bench, spec=dataclasses.replace(bench.spec, matrices=True))
+            if abs(case.measure(in_matrices).share) > _NOTHING:
+                return "Weight decay does nothing to parameters of one dimension ({share} of the documented decay)."
             return "Weight decay does nothing where the gradient is zero ({share} of the documented decay)."
         return "Weight decay shrinks a parameter {share} as much as documented."
 
     good = "Weight decay shrinks a parameter by lr times weight_decay."
     finding = judged(bench, case, good, bad, allowance=allowance)
     found = finding.figure.value if finding.figure else 0.0
+    if finding.status == "pass" and bench.spec.elementwise:
+        beside = _decay_beside_update(bench, options)
+        finding = finding if beside.status == "pass" else beside
     if finding.status == "pass" and bench.narrow and 2 * found > abs(rounded - 1):
         note = (
             f" Its factor 1 - lr * weight_decay is rounded to {dtype_name(bench.dtype)} first, as by torch's foreach on"
@@ -93,3 +100,18 @@ def decoupled_weight_decay(bench: Bench) -> Finding:
             )
             finding = dataclasses.replace(finding, consequence=finding.consequence + note)
     return finding
+
+
+def _decay_beside_update(bench: Bench, options: Mapping[str, float]) -> Finding:
+    """Much decay of parameters that are as small as the update: it is the old parameter that shrinks."""
+    lr = options["lr"]
+    case = Case(gradients=((1, 1.0),), start=(-lr, lr), options=options)
+    return judged(
+        bench,
+        case,
+        "",
+        lambda _: (
+            f"With lr * weight_decay = {lr * options['weight_decay']:.2g} an update is {{share}} of what it should be: "
+            "decay, as if it came later, shrinks it as well."
+        ),
+    )

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gaudi3_rt.numerics._bench import Bench, Finding, counted, differing, generator, give, normal
-from gaudi3_rt.numerics._checks_state import sentence
+from gaudi3_rt.numerics._bench import Bench, Finding, counted, differing, generator, give, normal, sentence
 from gaudi3_rt.numerics._isolation import seed, with_threads
 from gaudi3_rt.numerics._passport import Figure
 from gaudi3_rt.numerics._subject import RefusedError
@@ -71,8 +71,9 @@ def memory(bench: Bench) -> Finding:
         for _ in range(2):
             give([param], [torch.ones_like(param)])
             optimizer.step()
-    kept = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in _tensors(dict(optimizer.state))}
-    kept.pop(param.untyped_storage().data_ptr(), None)
+    held = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in _held(optimizer)}
+    given = {one.untyped_storage().data_ptr() for one in (param, param.grad) if one is not None}
+    kept = {place: size for place, size in held.items() if place not in given}
     per_parameter = sum(kept.values()) / count
     # Float32 moments are the most that the formula needs; a narrow parameter may have a float32 master beside them.
     wide = max(torch.finfo(torch.float32).bits, torch.finfo(bench.dtype).bits) // 8
@@ -89,12 +90,25 @@ def memory(bench: Bench) -> Finding:
     return Finding(status="pass", consequence=said + ".", figure=figure)
 
 
+def _held(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """What it holds, in its state or beside it, and what optimizers that it is made of hold."""
+    found, waiting = [], [optimizer]
+    while waiting:
+        one = waiting.pop()
+        found.append(one)
+        yield from _tensors(vars(one))
+        inner = [value for value in vars(one).values() if isinstance(value, torch.optim.Optimizer)]
+        waiting += [value for value in inner if not any(value is other for other in [*found, *waiting])]
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor) and hasattr(value, "__tensor_flatten__"):  # one that is made of others
         for name in value.__tensor_flatten__()[0]:
             yield from _tensors(getattr(value, name))
     elif isinstance(value, Tensor):
         yield value
+    elif isinstance(value, np.ndarray) and value.size and value.flags.c_contiguous and not value.dtype.hasobject:
+        yield torch.frombuffer(value, dtype=torch.uint8)
     elif isinstance(value, dict):
         for item in value.values():
             yield from _tensors(item)
@@ -165,8 +179,12 @@ def recompiles(bench: Bench) -> Finding:
             try:
                 compiled()
             except Exception as error:  # noqa: BLE001 (whatever the compiler or the step raises)
-                optimizer.step()  # if this fails as well, it is no matter of compilation
                 said = f"With a tensor as lr, torch.compile does not compile its step: {type(error).__name__}: {error}"
+                try:
+                    optimizer.step()
+                except Exception as plain:  # noqa: BLE001 (the same)
+                    bench.optimizer(params).step()  # if this raises as well, it is no matter of lr
+                    said = f"It takes a tensor as lr, and its step raises {type(plain).__name__}: {plain}"
                 return Finding(status="differs", consequence=sentence(said))
     figure = Figure(value=graphs - first, unit="recompilations in 5 steps", bound=0)
     if graphs > first:

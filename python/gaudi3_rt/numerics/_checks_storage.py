@@ -17,12 +17,12 @@ def _against_storage(bench: Bench, case: Case, what: str, kept: str, lost: str) 
     """A movement that storage may hinder: not more than rounding parameters and moments to nearest would."""
     moved = case.measure(bench)
     low, high = sorted((1.0, moved.stored))
-    outside = max(low - moved.share, moved.share - high, 0.0)
     tolerance = bench.rounding_of_mean(case.steps, case.options) + 0.5 * (high - low)
     error = abs(moved.share - 1)
-    figure = Figure(value=error, unit=MOVEMENT, bound=tolerance + high - low)
+    bound = tolerance + (high - 1 if moved.share > 1 else 1 - low)
+    figure = Figure(value=error, unit=MOVEMENT, bound=bound)
     script = case.script(bench, moved)
-    if not outside <= tolerance:
+    if not error <= bound:
         why = f": {lost}" if moved.share < _LOST else ""
         said = f"{what} moves parameters {part(moved.share)} as far as it should{why}."
         if not math.isfinite(moved.share):
@@ -35,10 +35,12 @@ def _against_storage(bench: Bench, case: Case, what: str, kept: str, lost: str) 
             figure=figure,
             reproduce=script,
         )
-    said = (
-        f"{what} moves parameters {part(moved.share)} as far as in exact arithmetic; so does {bench.spec.name} "
-        f"with {dtype_name(bench.dtype)} storage, which rounds to nearest ({part(moved.stored)})."
-    )
+    nearest = f"{bench.spec.name} with {dtype_name(bench.dtype)} storage, which rounds to nearest"
+    said = f"{what} moves parameters {part(moved.share)} as far as in exact arithmetic; "
+    if abs(moved.share - moved.stored) < error:
+        said += f"so does {nearest} ({part(moved.stored)})."
+    else:
+        said += f"{nearest}, moves them {part(moved.stored)}."
     return Finding(status="pass", consequence=said, figure=figure, reproduce=script)
 
 

@@ -92,6 +92,7 @@ SPECIFICATIONS = {
             rule=formulas.adam_l2,
             defaults=_ADAM,
             exercise={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
+            optional={"weight_decay": 0},
             moments=2,
             adam=True,
         ),
@@ -101,6 +102,7 @@ SPECIFICATIONS = {
             rule=formulas.sgd,
             defaults=_SGD,
             exercise={"lr": 1e-3, "momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-2},
+            optional={"dampening": 0, "weight_decay": 0},
             moments=1,
         ),
         Specification(
@@ -138,6 +140,7 @@ SPECIFICATIONS = {
             rule=formulas.lion,
             defaults={"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0},
             exercise={"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 1e-2},
+            optional={"weight_decay": 0},
             moments=1,
             decoupled=True,
         ),

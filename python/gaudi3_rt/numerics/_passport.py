@@ -69,7 +69,7 @@ class Check:
         status: see ``Status``.
         figure: what was measured; None where nothing could be.
         consequence: one sentence, in plain words, with the figure in it.
-        reproduce: a few lines of Python that print the figure; empty where there is nothing to print.
+        reproduce: a few lines of Python that print the figure last, or what was raised; empty where neither is.
         curve: pairs of step and relative update error, where the check has them.
     """
 

@@ -38,7 +38,7 @@ def markdown(passport: Passport) -> str:
     ]
     found = [check for check in passport.checks if not check.ok and check.reproduce]
     if found:
-        parts += ["## To reproduce", "Each prints the figure of its row last.", *map(_case, found)]
+        parts += ["## To reproduce", "Each prints the figure of its row last, or what was raised.", *map(_case, found)]
     return "\n\n".join(parts) + "\n"
 
 

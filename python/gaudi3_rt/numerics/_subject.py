@@ -9,6 +9,7 @@ import inspect
 import platform
 import re
 import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,6 +50,9 @@ class Subject:
             self.bound = {**inner.keywords, **self.bound}
             inner = inner.func
         self._inner = inner
+        self.closure_asked = ""
+        """What a step without a closure raises, where one with a closure does not: each step is given one then."""
+        self._is_learned = False
         self.name = _public_name(inner) + (f"({_keywords(self.bound)})" if self.bound else "")
 
     def make(self, params: Any, options: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -59,9 +63,30 @@ class Subject:
         """
         own = [dict(one) if isinstance(one, dict) else one for one in params]
         try:
-            return self.factory(own, **options)
+            made = self.factory(own, **options)
         except (Exception, SystemExit) as error:
             raise RefusedError(options, error) from error
+        if self.closure_asked:
+            made.step = types.MethodType(_closed(type(made).step), made)  # type: ignore[method-assign]  # of this one
+        return made
+
+    def learn_step(self, device: torch.device, options: Mapping[str, Any]) -> bool:
+        """Whether a step turns out to need a closure, when one has raised: true once, and false ever after."""
+        if self._is_learned:
+            return False
+        self._is_learned = True
+        errors: list[Exception] = []
+        for closures in ((), (_still,)):
+            param = torch.nn.Parameter(torch.ones(2, 2, device=device))
+            param.grad = torch.ones_like(param)
+            try:
+                self.make([param], options).step(*closures)
+                break
+            except Exception as error:  # noqa: BLE001 (whatever it raises)
+                errors.append(error)
+        if len(errors) == 1:
+            self.closure_asked = f"{type(errors[0]).__name__}: {errors[0]}"
+        return bool(self.closure_asked)
 
     def check(self, device: torch.device) -> None:
         """Refuses a factory that makes something else; one that raises is a finding of the checks.
@@ -108,6 +133,21 @@ class Subject:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.setdefault(package, importlib.metadata.version(package))
         return found
+
+
+def _still() -> torch.Tensor:
+    """A closure that leaves gradients as they are."""
+    return torch.zeros(())
+
+
+def _closed(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step that has such a closure where none is given."""
+
+    @functools.wraps(step)
+    def stepped(self: torch.optim.Optimizer, closure: Callable[[], Any] = _still) -> Any:
+        return step(self, closure)
+
+    return stepped
 
 
 def _public_name(obj: Any) -> str:
