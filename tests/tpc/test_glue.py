@@ -4,6 +4,7 @@ import ctypes
 import itertools
 
 import pytest
+from _cases import for_all
 from _graph_compiler import (
     DATA_TYPE,
     DATA_TYPES,
@@ -112,7 +113,7 @@ def expected_range(access, whole_size):
     return (0, 0, whole_size - 1, True) if step is None else (step, 0, step - 1, False)
 
 
-@pytest.mark.parametrize("n", [1, 63, MEMBER - 1, MEMBER, MEMBER + 1, 10 * MEMBER + 7, 1_000_003])
+@for_all(n=[1, 63, MEMBER - 1, MEMBER, MEMBER + 1, 10 * MEMBER + 7, 1_000_003])
 def test_geometry_and_patterns(library, kernel, n):
     """One dimension of as many members as cover n; every tensor and dimension has a pattern; nothing else is asked."""
     one = call(kernel, n)

@@ -1,12 +1,14 @@
 """What runs a kernel: its main, scalars, boxes and threads, tensors and arrays, bad arguments."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
 import torch
 
 from gaudi3_rt import tpc
+from gaudi3_rt.tpc._library import Engine
 
 ALL_SCALARS = """
 void main(float f, tensor to, int i, unsigned u, bf16 y, half e, short h, unsigned short uh, char b, unsigned char ub,
@@ -105,6 +107,40 @@ def test_threads_give_equal_bits(kernel, check):
         y[:] = 0
         kernel(SCALE).run([x], [y], [0.3], index_space=(5, 4, 5), check=check, threads=threads, seed=threads)
         np.testing.assert_array_equal(y, expected)
+
+
+def test_an_interrupt_waits_for_the_boxes_that_run(kernel, monkeypatch):
+    """Engines and tensors are theirs until then; no further box begins."""
+    x = np.zeros((5, 4, 300), np.float32)
+    begun, go_on, workers, interrupts = threading.Semaphore(0), threading.Event(), [], []
+    run, join = Engine.run, threading.Thread.join
+
+    def wait(engine, *given):
+        workers.append(threading.current_thread())
+        begun.release()
+        assert go_on.wait(60)
+        return run(engine, *given)
+
+    def interrupted(thread, timeout=None):
+        if not interrupts:
+            assert all(begun.acquire(timeout=60) for _ in range(2))
+        if len(interrupts) < 2:
+            interrupts.append(1)
+            raise KeyboardInterrupt
+        go_on.set()
+        join(thread, timeout)
+
+    k = kernel(SCALE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "run", wait)
+        patch.setattr(threading.Thread, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            k.run([x], [x.copy()], [1.0], index_space=(5, 4, 5), check=False, threads=2)
+    still_there = [worker for worker in workers if worker.is_alive()]
+    go_on.set()
+    for worker in workers:
+        worker.join()
+    assert (still_there, len(workers)) == ([], 2)
 
 
 def test_tensors_and_arrays(kernel):

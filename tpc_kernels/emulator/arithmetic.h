@@ -184,14 +184,14 @@ inline Pair<V, V> each(const Pair<V, V>& a, const V& b, const V& c, V (*f)(const
 G3RT_NUMBERS(X)
 #undef X
 
-#define X(T, V, E, M)                                                                                      \
-  G3RT_FORMS_2(v_##T##_mul, V, M, V, V, mul(a, b, switches))                                               \
-  G3RT_ACCUMULATES(v_##T##_mac, V, M, V, V, mac(a, b, c, switches))                                        \
-  G3RT_FORMS_3(v_##T##_madd, V, M, V, V, V, mac(a, b, c, switches))                                        \
-  G3RT_SCALAR_FORMS(s_##T##_mul, E, (E a, E b), (mul(Vector<E, 1>(a), Vector<E, 1>(b), switches).lane[0])) \
-  inline E s_##T##_mac(E a, E b, E c, int switches = 0, bool predicate = true, bool polarity = false) {    \
-    using V1 = gaudi3_rt::tpc::Vector<E, 1>;                                                               \
-    return predicate == polarity ? c : gaudi3_rt::tpc::mac(V1(a), V1(b), V1(c), switches).lane[0];         \
+#define X(T, V, E, M)                                                                                           \
+  G3RT_FORMS_2(v_##T##_mul, V, M, V, V, mul(a, b, switches))                                                    \
+  G3RT_ACCUMULATES(v_##T##_mac, V, M, V, V, mac(a, b, c, switches))                                             \
+  G3RT_FORMS_3(v_##T##_madd, V, M, V, V, V, mac(a, b, c, switches))                                             \
+  G3RT_SCALAR_FORMS(s_##T##_mul, E, (E a, E b), (mul(Vector<E, 1>(a), Vector<E, 1>(b), switches).lane[0]))      \
+  G3RT_INTRINSIC E s_##T##_mac(E a, E b, E c, int switches = 0, bool predicate = true, bool polarity = false) { \
+    using V1 = gaudi3_rt::tpc::Vector<E, 1>;                                                                    \
+    return predicate == polarity ? c : gaudi3_rt::tpc::mac(V1(a), V1(b), V1(c), switches).lane[0];              \
   }
 G3RT_FLOATS(X)
 #undef X
@@ -230,16 +230,16 @@ G3RT_FORMS_3(v_f32_sub_x2, float128, bool128, float128, float64, float64, each(a
 G3RT_FORMS_3(v_f32_mul_x2, float128, bool128, float128, float64, float64, each(a, b, c, mul<float, 64>, switches))
 G3RT_FORMS_3(v_f32_mul_x2_svv, float128, bool128, float, float64, float64,
              (each(float128{a, a}, b, c, mul<float, 64>, switches)))
-#define G3RT_MAC_X2(name, A, FIRST, SECOND)                                                                       \
-  inline float128 name##_b(const A& a, const float64& b, const float64& c, const float128& acc, int switches = 0, \
-                           bool predicate = true, bool polarity = false) {                                        \
-    using gaudi3_rt::tpc::mac;                                                                                    \
-    if (predicate == polarity) return acc;                                                                        \
-    return {mac(float64(FIRST), b, acc.v1, switches), mac(float64(SECOND), c, acc.v2, switches)};                 \
-  }                                                                                                               \
-  inline float128 name##_vb(const A& a, const float64& b, const float64& c, const float128& acc, int switches,    \
-                            const bool128& predicate, bool polarity = false) {                                    \
-    return gaudi3_rt::tpc::blend(name##_b(a, b, c, acc, switches), acc, predicate, polarity);                     \
+#define G3RT_MAC_X2(name, A, FIRST, SECOND)                                                                            \
+  G3RT_INTRINSIC float128 name##_b(const A& a, const float64& b, const float64& c, const float128& acc,                \
+                                   int switches = 0, bool predicate = true, bool polarity = false) {                   \
+    using gaudi3_rt::tpc::mac;                                                                                         \
+    if (predicate == polarity) return acc;                                                                             \
+    return {mac(float64(FIRST), b, acc.v1, switches), mac(float64(SECOND), c, acc.v2, switches)};                      \
+  }                                                                                                                    \
+  G3RT_INTRINSIC float128 name##_vb(const A& a, const float64& b, const float64& c, const float128& acc, int switches, \
+                                    const bool128& predicate, bool polarity = false) {                                 \
+    return gaudi3_rt::tpc::blend(name##_b(a, b, c, acc, switches), acc, predicate, polarity);                          \
   }
 G3RT_MAC_X2(v_f32_mac_x2, float128, a.v1, a.v2)
 G3RT_MAC_X2(v_f32_mac_x2_svv, float, a, a)
@@ -255,18 +255,18 @@ G3RT_MADD_X2(v_f32_madd_x2_vvsv, float128, float, a.v1, a.v2, c, c)
 
 // Forms with a zero point that is taken from b, and sums of two products (a * b + c * d).
 #define G3RT_BYTES(T, V, R, ACC)                                                                                       \
-  inline R v_##T##_mac_zp##ACC##_b(const V& a, const V& b, const V& zp, const R& acc, int switches = 0,                \
-                                   bool predicate = true, bool polarity = false) {                                     \
+  G3RT_INTRINSIC R v_##T##_mac_zp##ACC##_b(const V& a, const V& b, const V& zp, const R& acc, int switches = 0,        \
+                                           bool predicate = true, bool polarity = false) {                             \
     using namespace gaudi3_rt::tpc;                                                                                    \
     return v_##T##_mac##ACC##_b(a, less_zero_point(b, zp, switches), acc, switches & ~SW_NEG_ZP, predicate, polarity); \
   }                                                                                                                    \
-  inline R v_##T##_mac_x2##ACC##_b(const V& a, const V& b, const V& c, const V& d, const R& acc, int switches = 0,     \
-                                   bool predicate = true, bool polarity = false) {                                     \
+  G3RT_INTRINSIC R v_##T##_mac_x2##ACC##_b(const V& a, const V& b, const V& c, const V& d, const R& acc,               \
+                                           int switches = 0, bool predicate = true, bool polarity = false) {           \
     return v_##T##_mac##ACC##_b(c, d, v_##T##_mac##ACC##_b(a, b, acc, switches, predicate, polarity), switches,        \
                                 predicate, polarity);                                                                  \
   }                                                                                                                    \
-  inline R v_##T##_mac_x2##ACC##_vb(const V& a, const V& b, const V& c, const V& d, const R& acc, int switches,        \
-                                    const bool256& predicate, bool polarity = false) {                                 \
+  G3RT_INTRINSIC R v_##T##_mac_x2##ACC##_vb(const V& a, const V& b, const V& c, const V& d, const R& acc,              \
+                                            int switches, const bool256& predicate, bool polarity = false) {           \
     return gaudi3_rt::tpc::blend(v_##T##_mac_x2##ACC##_b(a, b, c, d, acc, switches), acc, predicate, polarity);        \
   }
 G3RT_BYTES(i8, char256, int256, )

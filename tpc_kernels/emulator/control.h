@@ -61,12 +61,12 @@ inline void set_tensor_hwpref_stride(tensor t, std::uint32_t value) {
 }
 
 #define G3RT_PAD(name, E)                                                                           \
-  inline E get_pad_value_##name(tensor t) {                                                         \
+  G3RT_INTRINSIC E get_pad_value_##name(tensor t) {                                                 \
     E value;                                                                                        \
     std::memcpy(static_cast<void*>(&value), &gaudi3_rt::tpc::tensor_at(t).pad, sizeof value);       \
     return value;                                                                                   \
   }                                                                                                 \
-  inline void set_pad_value_##name(tensor t, E value) {                                             \
+  G3RT_INTRINSIC void set_pad_value_##name(tensor t, E value) {                                     \
     gaudi3_rt::tpc::tensor_at(t).pad = 0;                                                           \
     std::memcpy(&gaudi3_rt::tpc::tensor_at(t).pad, static_cast<const void*>(&value), sizeof value); \
   }
@@ -146,55 +146,56 @@ inline void event(std::uint16_t /*id*/, int /*switches*/ = 0, bool /*predicate*/
 inline void thread_sync() {}
 
 // Half a vector, by the address of its first byte, from and to lanes FIRST and following.
-#define G3RT_LOCAL_HALF(T, V, HALF, FIRST)                                                                            \
-  inline V v_##T##_ld_l_v_##HALF##_b(std::uint32_t address, int /*switches*/ = 0,                                     \
-                                     const V& income = gaudi3_rt::tpc::unset<V>(), bool predicate = true,             \
-                                     bool polarity = false) {                                                         \
-    V r = income;                                                                                                     \
-    if (predicate != polarity) std::memcpy(r.lane + (FIRST), gaudi3_rt::tpc::half_local(address), 128);               \
-    return r;                                                                                                         \
-  }                                                                                                                   \
-  inline V v_##T##_ld_l_v_##HALF##_vb(std::uint32_t address, int switches, const V& income,                           \
-                                      const gaudi3_rt::tpc::Predicate<V::kLanes>& predicate, bool polarity = false) { \
-    return gaudi3_rt::tpc::blend(v_##T##_ld_l_v_##HALF##_b(address, switches, income), income, predicate, polarity);  \
-  }                                                                                                                   \
-  inline void v_##T##_st_l_v_##HALF(std::uint32_t address, const V& value, int /*switches*/ = 0,                      \
-                                    bool predicate = true, bool polarity = false) {                                   \
-    if (predicate != polarity) std::memcpy(gaudi3_rt::tpc::half_local(address), value.lane + (FIRST), 128);           \
+#define G3RT_LOCAL_HALF(T, V, HALF, FIRST)                                                                           \
+  G3RT_INTRINSIC V v_##T##_ld_l_v_##HALF##_b(std::uint32_t address, int /*switches*/ = 0,                            \
+                                             const V& income = gaudi3_rt::tpc::unset<V>(), bool predicate = true,    \
+                                             bool polarity = false) {                                                \
+    V r = income;                                                                                                    \
+    if (predicate != polarity) std::memcpy(r.lane + (FIRST), gaudi3_rt::tpc::half_local(address), 128);              \
+    return r;                                                                                                        \
+  }                                                                                                                  \
+  G3RT_INTRINSIC V v_##T##_ld_l_v_##HALF##_vb(std::uint32_t address, int switches, const V& income,                  \
+                                              const gaudi3_rt::tpc::Predicate<V::kLanes>& predicate,                 \
+                                              bool polarity = false) {                                               \
+    return gaudi3_rt::tpc::blend(v_##T##_ld_l_v_##HALF##_b(address, switches, income), income, predicate, polarity); \
+  }                                                                                                                  \
+  G3RT_INTRINSIC void v_##T##_st_l_v_##HALF(std::uint32_t address, const V& value, int /*switches*/ = 0,             \
+                                            bool predicate = true, bool polarity = false) {                          \
+    if (predicate != polarity) std::memcpy(gaudi3_rt::tpc::half_local(address), value.lane + (FIRST), 128);          \
   }
 // Local memory by byte address; file-scope variables are not in it.
-#define G3RT_LOCAL(T, V, E)                                                                                      \
-  inline E s_##T##_ld_l(std::uint32_t address, int switches = 0, E income = E(0), bool predicate = true,         \
-                        bool polarity = false) {                                                                 \
-    if (predicate == polarity) return income;                                                                    \
-    if ((switches & SW_MMIO) != 0) return static_cast<E>(g3rt_mmio(address));                                    \
-    return *gaudi3_rt::tpc::scalar_local<E>(address);                                                            \
-  }                                                                                                              \
-  inline void s_##T##_st_l(std::uint32_t address, E value, int switches = 0, bool predicate = true,              \
-                           bool polarity = false) {                                                              \
-    if (predicate == polarity) return;                                                                           \
-    if ((switches & SW_MMIO) != 0) {                                                                             \
-      g3rt_mmio(address) = static_cast<int>(value);                                                              \
-    } else {                                                                                                     \
-      *gaudi3_rt::tpc::scalar_local<E>(address) = value;                                                         \
-    }                                                                                                            \
-  }                                                                                                              \
-  inline V v_##T##_ld_l_v_b(std::uint32_t address, int /*switches*/ = 0) {                                       \
-    return *gaudi3_rt::tpc::vector_local<V>(address);                                                            \
-  }                                                                                                              \
-  inline V v_##T##_ld_l_v_b(std::uint32_t address, int switches, const V& income, bool predicate = true,         \
-                            bool polarity = false) {                                                             \
-    return predicate == polarity ? income : v_##T##_ld_l_v_b(address, switches);                                 \
-  }                                                                                                              \
-  inline V v_##T##_ld_l_v_vb(std::uint32_t address, int switches, const V& income,                               \
-                             const gaudi3_rt::tpc::Predicate<V::kLanes>& predicate, bool polarity = false) {     \
-    return gaudi3_rt::tpc::blend(v_##T##_ld_l_v_b(address, switches), income, predicate, polarity);              \
-  }                                                                                                              \
-  G3RT_LOCAL_HALF(T, V, low, 0)                                                                                  \
-  G3RT_LOCAL_HALF(T, V, high, V::kLanes / 2)                                                                     \
-  inline void v_##T##_st_l_v(std::uint32_t address, const V& value, int /*switches*/ = 0, bool predicate = true, \
-                             bool polarity = false) {                                                            \
-    if (predicate != polarity) *gaudi3_rt::tpc::vector_local<V>(address) = value;                                \
+#define G3RT_LOCAL(T, V, E)                                                                                          \
+  G3RT_INTRINSIC E s_##T##_ld_l(std::uint32_t address, int switches = 0, E income = E(0), bool predicate = true,     \
+                                bool polarity = false) {                                                             \
+    if (predicate == polarity) return income;                                                                        \
+    if ((switches & SW_MMIO) != 0) return static_cast<E>(g3rt_mmio(address));                                        \
+    return *gaudi3_rt::tpc::scalar_local<E>(address);                                                                \
+  }                                                                                                                  \
+  G3RT_INTRINSIC void s_##T##_st_l(std::uint32_t address, E value, int switches = 0, bool predicate = true,          \
+                                   bool polarity = false) {                                                          \
+    if (predicate == polarity) return;                                                                               \
+    if ((switches & SW_MMIO) != 0) {                                                                                 \
+      g3rt_mmio(address) = static_cast<int>(value);                                                                  \
+    } else {                                                                                                         \
+      *gaudi3_rt::tpc::scalar_local<E>(address) = value;                                                             \
+    }                                                                                                                \
+  }                                                                                                                  \
+  G3RT_INTRINSIC V v_##T##_ld_l_v_b(std::uint32_t address, int /*switches*/ = 0) {                                   \
+    return *gaudi3_rt::tpc::vector_local<V>(address);                                                                \
+  }                                                                                                                  \
+  G3RT_INTRINSIC V v_##T##_ld_l_v_b(std::uint32_t address, int switches, const V& income, bool predicate = true,     \
+                                    bool polarity = false) {                                                         \
+    return predicate == polarity ? income : v_##T##_ld_l_v_b(address, switches);                                     \
+  }                                                                                                                  \
+  G3RT_INTRINSIC V v_##T##_ld_l_v_vb(std::uint32_t address, int switches, const V& income,                           \
+                                     const gaudi3_rt::tpc::Predicate<V::kLanes>& predicate, bool polarity = false) { \
+    return gaudi3_rt::tpc::blend(v_##T##_ld_l_v_b(address, switches), income, predicate, polarity);                  \
+  }                                                                                                                  \
+  G3RT_LOCAL_HALF(T, V, low, 0)                                                                                      \
+  G3RT_LOCAL_HALF(T, V, high, V::kLanes / 2)                                                                         \
+  G3RT_INTRINSIC void v_##T##_st_l_v(std::uint32_t address, const V& value, int /*switches*/ = 0,                    \
+                                     bool predicate = true, bool polarity = false) {                                 \
+    if (predicate != polarity) *gaudi3_rt::tpc::vector_local<V>(address) = value;                                    \
   }
 inline int& g3rt_mmio(std::uint32_t address) {
   if (address != gaudi3_rt::tpc::kConvertCsrAddress) {

@@ -143,20 +143,20 @@ inline V convert_down_all_shifted(const S& a, const C& shift, int switches) {
   G3RT_FORMS_1(v_convert_##F##_to_##T, TV, M, FV, convert_lanes<TE>(a, switches)) \
   G3RT_CONVERT_SCALAR(F, FE, T, TE)
 // From narrow to wide: all results are an S.
-#define G3RT_CONVERT_UP(F, FV, FE, FM, T, TV, TE, TM, S)                                                          \
-  G3RT_FORMS_1(v_convert_##F##_to_##T, TV, TM, FV, convert_up<TV>(a, switches))                                   \
-  inline S v_convert_##F##_to_##T##_all_b(const FV& a, int switches = 0) {                                        \
-    return gaudi3_rt::tpc::convert_up_all<S>(a, switches);                                                        \
-  }                                                                                                               \
-  inline S v_convert_##F##_to_##T##_all_b(const FV& a, int switches, const S& income, bool predicate = true,      \
-                                          bool polarity = false) {                                                \
-    return predicate == polarity ? income : gaudi3_rt::tpc::convert_up_all<S>(a, switches);                       \
-  }                                                                                                               \
-  inline S v_convert_##F##_to_##T##_all_vb(const FV& a, int switches, const S& income, const FM& predicate,       \
-                                           bool polarity = false) {                                               \
-    return gaudi3_rt::tpc::blend_all(gaudi3_rt::tpc::convert_up_all<S>(a, switches), income, predicate, polarity, \
-                                     switches);                                                                   \
-  }                                                                                                               \
+#define G3RT_CONVERT_UP(F, FV, FE, FM, T, TV, TE, TM, S)                                                             \
+  G3RT_FORMS_1(v_convert_##F##_to_##T, TV, TM, FV, convert_up<TV>(a, switches))                                      \
+  G3RT_INTRINSIC S v_convert_##F##_to_##T##_all_b(const FV& a, int switches = 0) {                                   \
+    return gaudi3_rt::tpc::convert_up_all<S>(a, switches);                                                           \
+  }                                                                                                                  \
+  G3RT_INTRINSIC S v_convert_##F##_to_##T##_all_b(const FV& a, int switches, const S& income, bool predicate = true, \
+                                                  bool polarity = false) {                                           \
+    return predicate == polarity ? income : gaudi3_rt::tpc::convert_up_all<S>(a, switches);                          \
+  }                                                                                                                  \
+  G3RT_INTRINSIC S v_convert_##F##_to_##T##_all_vb(const FV& a, int switches, const S& income, const FM& predicate,  \
+                                                   bool polarity = false) {                                          \
+    return gaudi3_rt::tpc::blend_all(gaudi3_rt::tpc::convert_up_all<S>(a, switches), income, predicate, polarity,    \
+                                     switches);                                                                      \
+  }                                                                                                                  \
   G3RT_CONVERT_SCALAR(F, FE, T, TE)
 // From wide to narrow: all operands are an S.
 #define G3RT_CONVERT_DOWN(F, FV, FE, S, T, TV, TE, TM)                                     \

@@ -52,7 +52,7 @@ inline To convert_all(const From& a, int options) {
 }  // namespace gaudi3_rt::tpc
 
 #define G3RT_WRAPPER(F, T) \
-  inline T convert_##F##_to_##T(const F& x, int options) { return gaudi3_rt::tpc::convert_all<T>(x, options); }
+  G3RT_INTRINSIC T convert_##F##_to_##T(const F& x, int options) { return gaudi3_rt::tpc::convert_all<T>(x, options); }
 #define G3RT_TO_2(T, A, B) G3RT_WRAPPER(A, T) G3RT_WRAPPER(B, T)
 #define G3RT_TO_6(T, A, B, C, D, E, F) G3RT_TO_2(T, A, B) G3RT_TO_2(T, C, D) G3RT_TO_2(T, E, F)
 G3RT_TO_2(float64, int64, uint64)

@@ -19,14 +19,14 @@ int5 in_dimensions(int mask, bool predicate, bool polarity, const int5& income, 
 }  // namespace gaudi3_rt::tpc
 
 // Two operands in 32 bits; x and y are their values in a dimension.
-#define G3RT_COORDINATES(name, expression)                                                                \
-  inline int5 i_i32_##name(const int5& a, const int5& b, int mask, int /*switches*/, const int5& income,  \
-                           bool predicate = true, bool polarity = false) {                                \
-    return gaudi3_rt::tpc::in_dimensions(mask, predicate, polarity, income, [&](int d) {                  \
-      [[maybe_unused]] const int sx = a.lane[d], sy = b.lane[d];                                          \
-      [[maybe_unused]] const auto x = static_cast<std::uint32_t>(sx), y = static_cast<std::uint32_t>(sy); \
-      return static_cast<int>(expression);                                                                \
-    });                                                                                                   \
+#define G3RT_COORDINATES(name, expression)                                                                       \
+  G3RT_INTRINSIC int5 i_i32_##name(const int5& a, const int5& b, int mask, int /*switches*/, const int5& income, \
+                                   bool predicate = true, bool polarity = false) {                               \
+    return gaudi3_rt::tpc::in_dimensions(mask, predicate, polarity, income, [&](int d) {                         \
+      [[maybe_unused]] const int sx = a.lane[d], sy = b.lane[d];                                                 \
+      [[maybe_unused]] const auto x = static_cast<std::uint32_t>(sx), y = static_cast<std::uint32_t>(sy);        \
+      return static_cast<int>(expression);                                                                       \
+    });                                                                                                          \
   }
 G3RT_COORDINATES(add, x + y)
 G3RT_COORDINATES(sub, x - y)
@@ -40,13 +40,13 @@ G3RT_COORDINATES(shl, y < 32 ? x << y : 0)
 G3RT_COORDINATES(shr, y < 32 ? x >> y : 0)
 #undef G3RT_COORDINATES
 
-#define G3RT_COORDINATES(name, expression)                                                                       \
-  inline int5 i_i32_##name(const int5& a, int mask, int /*switches*/, const int5& income, bool predicate = true, \
-                           bool polarity = false) {                                                              \
-    return gaudi3_rt::tpc::in_dimensions(mask, predicate, polarity, income, [&](int d) {                         \
-      const int x = a.lane[d];                                                                                   \
-      return expression;                                                                                         \
-    });                                                                                                          \
+#define G3RT_COORDINATES(name, expression)                                                        \
+  G3RT_INTRINSIC int5 i_i32_##name(const int5& a, int mask, int /*switches*/, const int5& income, \
+                                   bool predicate = true, bool polarity = false) {                \
+    return gaudi3_rt::tpc::in_dimensions(mask, predicate, polarity, income, [&](int d) {          \
+      const int x = a.lane[d];                                                                    \
+      return expression;                                                                          \
+    });                                                                                           \
   }
 G3RT_COORDINATES(abs, x < 0 ? -x : x)
 G3RT_COORDINATES(not, ~x)
@@ -55,8 +55,8 @@ G3RT_COORDINATES(mov, x)
 
 // A comparison is of one dimension.
 #define G3RT_COORDINATES(name, SYMBOL)                                                                             \
-  inline bool i_i32_cmp_##name(const int5& a, const int5& b, int mask, bool income, bool predicate = true,         \
-                               bool polarity = false) {                                                            \
+  G3RT_INTRINSIC bool i_i32_cmp_##name(const int5& a, const int5& b, int mask, bool income, bool predicate = true, \
+                                       bool polarity = false) {                                                    \
     if (predicate == polarity) return income;                                                                      \
     if (mask <= 0 || (mask & (mask - 1)) != 0 || mask > 16) {                                                      \
       gaudi3_rt::tpc::fail("A comparison of coordinates in other than one dimension (mask %d) is not documented.", \

@@ -68,18 +68,19 @@ inline void allow(int switches, int allowed) {
 //   name_b(a, b, switches, income, predicate = 1, polarity = 0)     if predicate != polarity, else income
 //   name_vb(a, b, switches, income, predicate, polarity = 0)        the same lane by lane; M is the predicate's type
 // A kernel that leaves the income out leaves the predicate out, too, so an income is never made up here.
-#define G3RT_FORMS(name, R, M, PARAMETERS, ARGUMENTS, expression)                                                      \
-  inline R name##_b(G3RT_LIST PARAMETERS, [[maybe_unused]] int switches = 0) {                                         \
-    using namespace gaudi3_rt::tpc;                                                                                    \
-    return expression;                                                                                                 \
-  }                                                                                                                    \
-  inline R name##_b(G3RT_LIST PARAMETERS, int switches, const R& income, bool predicate = true,                        \
-                    bool polarity = false) {                                                                           \
-    if (predicate == polarity) return income;                                                                          \
-    return name##_b(G3RT_LIST ARGUMENTS, switches);                                                                    \
-  }                                                                                                                    \
-  inline R name##_vb(G3RT_LIST PARAMETERS, int switches, const R& income, const M& predicate, bool polarity = false) { \
-    return gaudi3_rt::tpc::blend(name##_b(G3RT_LIST ARGUMENTS, switches), income, predicate, polarity);                \
+#define G3RT_FORMS(name, R, M, PARAMETERS, ARGUMENTS, expression)                                       \
+  G3RT_INTRINSIC R name##_b(G3RT_LIST PARAMETERS, [[maybe_unused]] int switches = 0) {                  \
+    using namespace gaudi3_rt::tpc;                                                                     \
+    return expression;                                                                                  \
+  }                                                                                                     \
+  G3RT_INTRINSIC R name##_b(G3RT_LIST PARAMETERS, int switches, const R& income, bool predicate = true, \
+                            bool polarity = false) {                                                    \
+    if (predicate == polarity) return income;                                                           \
+    return name##_b(G3RT_LIST ARGUMENTS, switches);                                                     \
+  }                                                                                                     \
+  G3RT_INTRINSIC R name##_vb(G3RT_LIST PARAMETERS, int switches, const R& income, const M& predicate,   \
+                             bool polarity = false) {                                                   \
+    return gaudi3_rt::tpc::blend(name##_b(G3RT_LIST ARGUMENTS, switches), income, predicate, polarity); \
   }
 #define G3RT_LIST(...) __VA_ARGS__
 #define G3RT_FORMS_1(name, R, M, A, expression) G3RT_FORMS(name, R, M, (const A& a), (a), expression)
@@ -90,24 +91,25 @@ inline void allow(int switches, int allowed) {
   G3RT_FORMS(name, R, M, (const A& a, const B& b, const C& c, const D& d), (a, b, c, d), expression)
 
 // The form of an instruction whose income is one of its arguments, the accumulator `c`.
-#define G3RT_ACCUMULATES(name, R, M, A, B, expression)                                                              \
-  inline R name##_b(const A& a, const B& b, const R& c, [[maybe_unused]] int switches = 0, bool predicate = true,   \
-                    bool polarity = false) {                                                                        \
-    using namespace gaudi3_rt::tpc;                                                                                 \
-    if (predicate == polarity) return c;                                                                            \
-    return expression;                                                                                              \
-  }                                                                                                                 \
-  inline R name##_vb(const A& a, const B& b, const R& c, int switches, const M& predicate, bool polarity = false) { \
-    return gaudi3_rt::tpc::blend(name##_b(a, b, c, switches), c, predicate, polarity);                              \
+#define G3RT_ACCUMULATES(name, R, M, A, B, expression)                                             \
+  G3RT_INTRINSIC R name##_b(const A& a, const B& b, const R& c, [[maybe_unused]] int switches = 0, \
+                            bool predicate = true, bool polarity = false) {                        \
+    using namespace gaudi3_rt::tpc;                                                                \
+    if (predicate == polarity) return c;                                                           \
+    return expression;                                                                             \
+  }                                                                                                \
+  G3RT_INTRINSIC R name##_vb(const A& a, const B& b, const R& c, int switches, const M& predicate, \
+                             bool polarity = false) {                                              \
+    return gaudi3_rt::tpc::blend(name##_b(a, b, c, switches), c, predicate, polarity);             \
   }
 
 // s_name(a, b, switches = 0, income = 0, predicate = 1, polarity = 0) on scalars.
-#define G3RT_SCALAR_FORMS(name, R, PARAMETERS, expression)                                                       \
-  inline R name(G3RT_LIST PARAMETERS, [[maybe_unused]] int switches = 0, R income = R(0), bool predicate = true, \
-                bool polarity = false) {                                                                         \
-    using namespace gaudi3_rt::tpc;                                                                              \
-    if (predicate == polarity) return income;                                                                    \
-    return expression;                                                                                           \
+#define G3RT_SCALAR_FORMS(name, R, PARAMETERS, expression)                                        \
+  G3RT_INTRINSIC R name(G3RT_LIST PARAMETERS, [[maybe_unused]] int switches = 0, R income = R(0), \
+                        bool predicate = true, bool polarity = false) {                           \
+    using namespace gaudi3_rt::tpc;                                                               \
+    if (predicate == polarity) return income;                                                     \
+    return expression;                                                                            \
   }
 
 // X(T, VECTOR, SCALAR, MASK, WIDE) for every type: its infix, its vector, its element, its predicate.

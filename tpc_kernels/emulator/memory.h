@@ -132,101 +132,105 @@ inline gaudi3_rt::tpc::Address gen_addr(const int5& c, tensor handle, int switch
 inline gaudi3_rt::tpc::Address a_gen_addr_i(const int5& c, tensor handle) { return gen_addr(c, handle); }
 
 // T: the name in the intrinsic; V, E: its vector and scalar; P: the vector predicate.
-#define G3RT_LOADS_AND_STORES(T, V, E, P)                                                                             \
-  inline V v_##T##_ld_tnsr_b(const int5& c, tensor t, int switches = 0, const V& income = gaudi3_rt::tpc::unset<V>(), \
-                             bool predicate = true, bool polarity = false) {                                          \
-    if (predicate == polarity) return income;                                                                         \
-    return gaudi3_rt::tpc::load(c, t, switches, income, 0, V::kLanes, gaudi3_rt::tpc::AllLanes());                    \
-  }                                                                                                                   \
-  inline V v_##T##_ld_tnsr_vb(const int5& c, tensor t, int switches, const V& income, const P& predicate,             \
-                              bool polarity = false) {                                                                \
-    return gaudi3_rt::tpc::load(c, t, switches, income, 0, V::kLanes,                                                 \
-                                gaudi3_rt::tpc::SomeLanes<V::kLanes>{predicate, polarity});                           \
-  }                                                                                                                   \
-  inline V v_##T##_ld_tnsr_low_b(const int5& c, tensor t, int switches = 0,                                           \
-                                 const V& income = gaudi3_rt::tpc::unset<V>(), bool predicate = true,                 \
-                                 bool polarity = false) {                                                             \
-    if (predicate == polarity) return income;                                                                         \
-    return gaudi3_rt::tpc::load(c, t, switches, income, 0, V::kLanes / 2, gaudi3_rt::tpc::AllLanes());                \
-  }                                                                                                                   \
-  inline V v_##T##_ld_tnsr_low_vb(const int5& c, tensor t, int switches, const V& income, const P& predicate,         \
-                                  bool polarity = false) {                                                            \
-    return gaudi3_rt::tpc::load(c, t, switches, income, 0, V::kLanes / 2,                                             \
-                                gaudi3_rt::tpc::SomeLanes<V::kLanes>{predicate, polarity});                           \
-  }                                                                                                                   \
-  inline V v_##T##_ld_tnsr_high_b(const int5& c, tensor t, int switches = 0,                                          \
-                                  const V& income = gaudi3_rt::tpc::unset<V>(), bool predicate = true,                \
-                                  bool polarity = false) {                                                            \
-    if (predicate == polarity) return income;                                                                         \
-    return gaudi3_rt::tpc::load(c, t, switches, income, V::kLanes / 2, V::kLanes / 2, gaudi3_rt::tpc::AllLanes());    \
-  }                                                                                                                   \
-  inline V v_##T##_ld_tnsr_high_vb(const int5& c, tensor t, int switches, const V& income, const P& predicate,        \
-                                   bool polarity = false) {                                                           \
-    return gaudi3_rt::tpc::load(c, t, switches, income, V::kLanes / 2, V::kLanes / 2,                                 \
-                                gaudi3_rt::tpc::SomeLanes<V::kLanes>{predicate, polarity});                           \
-  }                                                                                                                   \
-  inline V v_##T##_ld_tnsr_partial_b(const int5& c, tensor t, std::int8_t size, std::int8_t offset, int switches = 0, \
-                                     const V& income = gaudi3_rt::tpc::unset<V>(), bool predicate = true,             \
-                                     bool polarity = false) {                                                         \
-    const int count = gaudi3_rt::tpc::partial_lanes(size, offset, V::kLanes);                                         \
-    if (predicate == polarity) return income;                                                                         \
-    return gaudi3_rt::tpc::load(c, t, switches, income, 0, count, gaudi3_rt::tpc::AllLanes());                        \
-  }                                                                                                                   \
-  inline V v_##T##_ld_tnsr_partial_vb(const int5& c, tensor t, std::int8_t size, std::int8_t offset, int switches,    \
-                                      const V& income, const P& predicate, bool polarity = false) {                   \
-    const int count = gaudi3_rt::tpc::partial_lanes(size, offset, V::kLanes);                                         \
-    return gaudi3_rt::tpc::load(c, t, switches, income, 0, count,                                                     \
-                                gaudi3_rt::tpc::SomeLanes<V::kLanes>{predicate, polarity});                           \
-  }                                                                                                                   \
-  inline void v_##T##_st_tnsr(const int5& c, tensor t, const V& value, int switches = 0, bool predicate = true,       \
-                              bool polarity = false) {                                                                \
-    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, value, switches, 0, V::kLanes);                            \
-  }                                                                                                                   \
-  inline void v_##T##_st_tnsr_low(const int5& c, tensor t, const V& value, int switches = 0, bool predicate = true,   \
-                                  bool polarity = false) {                                                            \
-    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, value, switches, 0, V::kLanes / 2);                        \
-  }                                                                                                                   \
-  inline void v_##T##_st_tnsr_high(const int5& c, tensor t, const V& value, int switches = 0, bool predicate = true,  \
-                                   bool polarity = false) {                                                           \
-    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, value, switches, V::kLanes / 2, V::kLanes / 2);            \
-  }                                                                                                                   \
-  inline void v_##T##_st_tnsr_partial(const int5& c, tensor t, const V& value, std::int8_t size, std::int8_t offset,  \
-                                      int switches = 0, bool predicate = true, bool polarity = false) {               \
-    const int count = gaudi3_rt::tpc::partial_lanes(size, offset, V::kLanes);                                         \
-    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, value, switches, 0, count);                                \
-  }                                                                                                                   \
-  inline void s_##T##_st_tnsr_s(const int5& c, tensor t, E value, int switches = 0, bool predicate = true,            \
-                                bool polarity = false) {                                                              \
-    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, gaudi3_rt::tpc::Vector<E, 1>(value), switches, 0, 1);      \
-  }                                                                                                                   \
-  inline E s_##T##_ld_g(const void* address, int switches = 0, E income = E(0), bool predicate = true,                \
-                        bool polarity = false) {                                                                      \
-    if (predicate == polarity) return income;                                                                         \
-    gaudi3_rt::tpc::refuse_switches(switches, SW_L0CS);                                                               \
-    return *gaudi3_rt::tpc::global_element<E>(address, false);                                                        \
-  }                                                                                                                   \
-  inline void s_##T##_st_g(void* address, E value, int switches = 0, bool predicate = true, bool polarity = false) {  \
-    if (predicate == polarity) return;                                                                                \
-    gaudi3_rt::tpc::refuse_switches(switches, SW_L0CS);                                                               \
-    *gaudi3_rt::tpc::global_element<E>(address, true) = value;                                                        \
-  }                                                                                                                   \
-  /* One element, in all lanes. */                                                                                    \
-  inline V v_##T##_ld_g(const void* address, int switches = 0, const V& income = gaudi3_rt::tpc::unset<V>(),          \
-                        bool predicate = true, bool polarity = false) {                                               \
-    if (predicate == polarity) return income;                                                                         \
-    gaudi3_rt::tpc::refuse_switches(switches, SW_L0CS);                                                               \
-    const E element = *gaudi3_rt::tpc::global_element<E>(address, false);                                             \
-    V result;                                                                                                         \
-    std::fill(result.lane, result.lane + V::kLanes, element);                                                         \
-    return result;                                                                                                    \
-  }                                                                                                                   \
-  inline V v_##T##_ld_g_vb(const void* address, int switches, const V& income, const P& predicate,                    \
-                           bool polarity = false) {                                                                   \
-    V result = v_##T##_ld_g(address, switches);                                                                       \
-    for (int i = 0; i < V::kLanes; ++i) {                                                                             \
-      if ((predicate.lane[i] != 0) == polarity) result.lane[i] = income.lane[i];                                      \
-    }                                                                                                                 \
-    return result;                                                                                                    \
+#define G3RT_LOADS_AND_STORES(T, V, E, P)                                                                              \
+  G3RT_INTRINSIC V v_##T##_ld_tnsr_b(const int5& c, tensor t, int switches = 0,                                        \
+                                     const V& income = gaudi3_rt::tpc::unset<V>(), bool predicate = true,              \
+                                     bool polarity = false) {                                                          \
+    if (predicate == polarity) return income;                                                                          \
+    return gaudi3_rt::tpc::load(c, t, switches, income, 0, V::kLanes, gaudi3_rt::tpc::AllLanes());                     \
+  }                                                                                                                    \
+  G3RT_INTRINSIC V v_##T##_ld_tnsr_vb(const int5& c, tensor t, int switches, const V& income, const P& predicate,      \
+                                      bool polarity = false) {                                                         \
+    return gaudi3_rt::tpc::load(c, t, switches, income, 0, V::kLanes,                                                  \
+                                gaudi3_rt::tpc::SomeLanes<V::kLanes>{predicate, polarity});                            \
+  }                                                                                                                    \
+  G3RT_INTRINSIC V v_##T##_ld_tnsr_low_b(const int5& c, tensor t, int switches = 0,                                    \
+                                         const V& income = gaudi3_rt::tpc::unset<V>(), bool predicate = true,          \
+                                         bool polarity = false) {                                                      \
+    if (predicate == polarity) return income;                                                                          \
+    return gaudi3_rt::tpc::load(c, t, switches, income, 0, V::kLanes / 2, gaudi3_rt::tpc::AllLanes());                 \
+  }                                                                                                                    \
+  G3RT_INTRINSIC V v_##T##_ld_tnsr_low_vb(const int5& c, tensor t, int switches, const V& income, const P& predicate,  \
+                                          bool polarity = false) {                                                     \
+    return gaudi3_rt::tpc::load(c, t, switches, income, 0, V::kLanes / 2,                                              \
+                                gaudi3_rt::tpc::SomeLanes<V::kLanes>{predicate, polarity});                            \
+  }                                                                                                                    \
+  G3RT_INTRINSIC V v_##T##_ld_tnsr_high_b(const int5& c, tensor t, int switches = 0,                                   \
+                                          const V& income = gaudi3_rt::tpc::unset<V>(), bool predicate = true,         \
+                                          bool polarity = false) {                                                     \
+    if (predicate == polarity) return income;                                                                          \
+    return gaudi3_rt::tpc::load(c, t, switches, income, V::kLanes / 2, V::kLanes / 2, gaudi3_rt::tpc::AllLanes());     \
+  }                                                                                                                    \
+  G3RT_INTRINSIC V v_##T##_ld_tnsr_high_vb(const int5& c, tensor t, int switches, const V& income, const P& predicate, \
+                                           bool polarity = false) {                                                    \
+    return gaudi3_rt::tpc::load(c, t, switches, income, V::kLanes / 2, V::kLanes / 2,                                  \
+                                gaudi3_rt::tpc::SomeLanes<V::kLanes>{predicate, polarity});                            \
+  }                                                                                                                    \
+  G3RT_INTRINSIC V v_##T##_ld_tnsr_partial_b(const int5& c, tensor t, std::int8_t size, std::int8_t offset,            \
+                                             int switches = 0, const V& income = gaudi3_rt::tpc::unset<V>(),           \
+                                             bool predicate = true, bool polarity = false) {                           \
+    const int count = gaudi3_rt::tpc::partial_lanes(size, offset, V::kLanes);                                          \
+    if (predicate == polarity) return income;                                                                          \
+    return gaudi3_rt::tpc::load(c, t, switches, income, 0, count, gaudi3_rt::tpc::AllLanes());                         \
+  }                                                                                                                    \
+  G3RT_INTRINSIC V v_##T##_ld_tnsr_partial_vb(const int5& c, tensor t, std::int8_t size, std::int8_t offset,           \
+                                              int switches, const V& income, const P& predicate,                       \
+                                              bool polarity = false) {                                                 \
+    const int count = gaudi3_rt::tpc::partial_lanes(size, offset, V::kLanes);                                          \
+    return gaudi3_rt::tpc::load(c, t, switches, income, 0, count,                                                      \
+                                gaudi3_rt::tpc::SomeLanes<V::kLanes>{predicate, polarity});                            \
+  }                                                                                                                    \
+  G3RT_INTRINSIC void v_##T##_st_tnsr(const int5& c, tensor t, const V& value, int switches = 0,                       \
+                                      bool predicate = true, bool polarity = false) {                                  \
+    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, value, switches, 0, V::kLanes);                             \
+  }                                                                                                                    \
+  G3RT_INTRINSIC void v_##T##_st_tnsr_low(const int5& c, tensor t, const V& value, int switches = 0,                   \
+                                          bool predicate = true, bool polarity = false) {                              \
+    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, value, switches, 0, V::kLanes / 2);                         \
+  }                                                                                                                    \
+  G3RT_INTRINSIC void v_##T##_st_tnsr_high(const int5& c, tensor t, const V& value, int switches = 0,                  \
+                                           bool predicate = true, bool polarity = false) {                             \
+    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, value, switches, V::kLanes / 2, V::kLanes / 2);             \
+  }                                                                                                                    \
+  G3RT_INTRINSIC void v_##T##_st_tnsr_partial(const int5& c, tensor t, const V& value, std::int8_t size,               \
+                                              std::int8_t offset, int switches = 0, bool predicate = true,             \
+                                              bool polarity = false) {                                                 \
+    const int count = gaudi3_rt::tpc::partial_lanes(size, offset, V::kLanes);                                          \
+    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, value, switches, 0, count);                                 \
+  }                                                                                                                    \
+  G3RT_INTRINSIC void s_##T##_st_tnsr_s(const int5& c, tensor t, E value, int switches = 0, bool predicate = true,     \
+                                        bool polarity = false) {                                                       \
+    if (predicate != polarity) gaudi3_rt::tpc::store(c, t, gaudi3_rt::tpc::Vector<E, 1>(value), switches, 0, 1);       \
+  }                                                                                                                    \
+  G3RT_INTRINSIC E s_##T##_ld_g(const void* address, int switches = 0, E income = E(0), bool predicate = true,         \
+                                bool polarity = false) {                                                               \
+    if (predicate == polarity) return income;                                                                          \
+    gaudi3_rt::tpc::refuse_switches(switches, SW_L0CS);                                                                \
+    return *gaudi3_rt::tpc::global_element<E>(address, false);                                                         \
+  }                                                                                                                    \
+  G3RT_INTRINSIC void s_##T##_st_g(void* address, E value, int switches = 0, bool predicate = true,                    \
+                                   bool polarity = false) {                                                            \
+    if (predicate == polarity) return;                                                                                 \
+    gaudi3_rt::tpc::refuse_switches(switches, SW_L0CS);                                                                \
+    *gaudi3_rt::tpc::global_element<E>(address, true) = value;                                                         \
+  }                                                                                                                    \
+  /* One element, in all lanes. */                                                                                     \
+  G3RT_INTRINSIC V v_##T##_ld_g(const void* address, int switches = 0, const V& income = gaudi3_rt::tpc::unset<V>(),   \
+                                bool predicate = true, bool polarity = false) {                                        \
+    if (predicate == polarity) return income;                                                                          \
+    gaudi3_rt::tpc::refuse_switches(switches, SW_L0CS);                                                                \
+    const E element = *gaudi3_rt::tpc::global_element<E>(address, false);                                              \
+    V result;                                                                                                          \
+    std::fill(result.lane, result.lane + V::kLanes, element);                                                          \
+    return result;                                                                                                     \
+  }                                                                                                                    \
+  G3RT_INTRINSIC V v_##T##_ld_g_vb(const void* address, int switches, const V& income, const P& predicate,             \
+                                   bool polarity = false) {                                                            \
+    V result = v_##T##_ld_g(address, switches);                                                                        \
+    for (int i = 0; i < V::kLanes; ++i) {                                                                              \
+      if ((predicate.lane[i] != 0) == polarity) result.lane[i] = income.lane[i];                                       \
+    }                                                                                                                  \
+    return result;                                                                                                     \
   }
 G3RT_LOADS_AND_STORES(f32, float64, float, bool64)
 G3RT_LOADS_AND_STORES(bf16, bfloat128, bf16, bool128)

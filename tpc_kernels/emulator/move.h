@@ -188,15 +188,16 @@ inline bool256 from_bool64(const bool64& x) { return gaudi3_rt::tpc::from_bool(x
 inline bool256 from_bool128(const bool128& x) { return gaudi3_rt::tpc::from_bool(x); }
 
 // The forms of an instruction that always has switches and income: `expression` of its arguments and them.
-#define G3RT_MERGES(name, R, M, PARAMETERS, ARGUMENTS, expression)                                                     \
-  inline R name##_b(G3RT_LIST PARAMETERS, [[maybe_unused]] int switches, const R& income, bool predicate = true,       \
-                    bool polarity = false) {                                                                           \
-    using namespace gaudi3_rt::tpc;                                                                                    \
-    if (predicate == polarity) return income;                                                                          \
-    return expression;                                                                                                 \
-  }                                                                                                                    \
-  inline R name##_vb(G3RT_LIST PARAMETERS, int switches, const R& income, const M& predicate, bool polarity = false) { \
-    return gaudi3_rt::tpc::blend(name##_b(G3RT_LIST ARGUMENTS, switches, income), income, predicate, polarity);        \
+#define G3RT_MERGES(name, R, M, PARAMETERS, ARGUMENTS, expression)                                              \
+  G3RT_INTRINSIC R name##_b(G3RT_LIST PARAMETERS, [[maybe_unused]] int switches, const R& income,               \
+                            bool predicate = true, bool polarity = false) {                                     \
+    using namespace gaudi3_rt::tpc;                                                                             \
+    if (predicate == polarity) return income;                                                                   \
+    return expression;                                                                                          \
+  }                                                                                                             \
+  G3RT_INTRINSIC R name##_vb(G3RT_LIST PARAMETERS, int switches, const R& income, const M& predicate,           \
+                             bool polarity = false) {                                                           \
+    return gaudi3_rt::tpc::blend(name##_b(G3RT_LIST ARGUMENTS, switches, income), income, predicate, polarity); \
   }
 
 #define X(T, V, E, M)                                                                                                \
@@ -237,12 +238,12 @@ inline unsigned MdgCtrlAll(unsigned d0, unsigned d1, unsigned d2, unsigned d3) {
   return d0 | d1 << 2 | d2 << 4 | d3 << 6;
 }
 
-#define G3RT_LANE_ID(name, V, M)                                                              \
-  inline V name##_b(const V& income = 0, bool predicate = true, bool polarity = false) {      \
-    return predicate == polarity ? income : gaudi3_rt::tpc::lane_ids<V>();                    \
-  }                                                                                           \
-  inline V name##_vb(const V& income, const M& predicate, bool polarity = false) {            \
-    return gaudi3_rt::tpc::blend(gaudi3_rt::tpc::lane_ids<V>(), income, predicate, polarity); \
+#define G3RT_LANE_ID(name, V, M)                                                                 \
+  G3RT_INTRINSIC V name##_b(const V& income = 0, bool predicate = true, bool polarity = false) { \
+    return predicate == polarity ? income : gaudi3_rt::tpc::lane_ids<V>();                       \
+  }                                                                                              \
+  G3RT_INTRINSIC V name##_vb(const V& income, const M& predicate, bool polarity = false) {       \
+    return gaudi3_rt::tpc::blend(gaudi3_rt::tpc::lane_ids<V>(), income, predicate, polarity);    \
   }
 G3RT_LANE_ID(read_lane_id_4b, uint64, bool64)
 G3RT_LANE_ID(read_lane_id_2b, ushort128, bool128)

@@ -87,7 +87,7 @@ void print(const char* format, S value) {
 
 #define printf(...) gaudi3_rt::tpc::print(__VA_ARGS__)
 #define G3RT_PRINTF(name, S) \
-  inline void printf_##name(const char* format, S value) { gaudi3_rt::tpc::print(format, value); }
+  G3RT_INTRINSIC void printf_##name(const char* format, S value) { gaudi3_rt::tpc::print(format, value); }
 G3RT_PRINTF(i, std::int32_t)
 G3RT_PRINTF(ui, std::uint32_t)
 G3RT_PRINTF(f, float)

@@ -95,27 +95,27 @@ void read_modify_write(const int5& c, int handle, const V& value, int rmw, int s
 
 }  // namespace gaudi3_rt::tpc
 
-#define G3RT_RMW(T, V, E, SATURATE)                                                                              \
-  inline void g3rt_rmw_##T(const int5& c, tensor t, const V& value, int rmw, int switches, int count) {          \
-    gaudi3_rt::tpc::read_modify_write(                                                                           \
-        c, t, value, rmw, switches, count, [](const V& a, const V& b) { return v_##T##_add_b(a, b, SATURATE); }, \
-        [](const V& a, const V& b) { return v_##T##_sub_b(a, b, SATURATE); },                                    \
-        [](const V& a, const V& b) { return v_##T##_min_b(a, b); },                                              \
-        [](const V& a, const V& b) { return v_##T##_max_b(a, b); });                                             \
-  }                                                                                                              \
-  inline void v_##T##_st_tnsr_rmw(const int5& c, tensor t, const V& value, int rmw, int switches = 0,            \
-                                  bool predicate = true, bool polarity = false) {                                \
-    if (predicate != polarity) g3rt_rmw_##T(c, t, value, rmw, switches, V::kLanes);                              \
-  }                                                                                                              \
-  inline void v_##T##_st_tnsr_partial_rmw(const int5& c, tensor t, const V& value, int rmw, std::int8_t size,    \
-                                          std::int8_t offset, int switches = 0, bool predicate = true,           \
-                                          bool polarity = false) {                                               \
-    const int count = gaudi3_rt::tpc::partial_lanes(size, offset, V::kLanes);                                    \
-    if (predicate != polarity) g3rt_rmw_##T(c, t, value, rmw, switches, count);                                  \
-  }                                                                                                              \
-  inline void s_##T##_st_tnsr_s_rmw(const int5& c, tensor t, E value, int rmw, int switches = 0,                 \
-                                    bool predicate = true, bool polarity = false) {                              \
-    if (predicate != polarity) g3rt_rmw_##T(c, t, V(value), rmw, switches, 1);                                   \
+#define G3RT_RMW(T, V, E, SATURATE)                                                                                   \
+  G3RT_INTRINSIC void g3rt_rmw_##T(const int5& c, tensor t, const V& value, int rmw, int switches, int count) {       \
+    gaudi3_rt::tpc::read_modify_write(                                                                                \
+        c, t, value, rmw, switches, count, [](const V& a, const V& b) { return v_##T##_add_b(a, b, SATURATE); },      \
+        [](const V& a, const V& b) { return v_##T##_sub_b(a, b, SATURATE); },                                         \
+        [](const V& a, const V& b) { return v_##T##_min_b(a, b); },                                                   \
+        [](const V& a, const V& b) { return v_##T##_max_b(a, b); });                                                  \
+  }                                                                                                                   \
+  G3RT_INTRINSIC void v_##T##_st_tnsr_rmw(const int5& c, tensor t, const V& value, int rmw, int switches = 0,         \
+                                          bool predicate = true, bool polarity = false) {                             \
+    if (predicate != polarity) g3rt_rmw_##T(c, t, value, rmw, switches, V::kLanes);                                   \
+  }                                                                                                                   \
+  G3RT_INTRINSIC void v_##T##_st_tnsr_partial_rmw(const int5& c, tensor t, const V& value, int rmw, std::int8_t size, \
+                                                  std::int8_t offset, int switches = 0, bool predicate = true,        \
+                                                  bool polarity = false) {                                            \
+    const int count = gaudi3_rt::tpc::partial_lanes(size, offset, V::kLanes);                                         \
+    if (predicate != polarity) g3rt_rmw_##T(c, t, value, rmw, switches, count);                                       \
+  }                                                                                                                   \
+  G3RT_INTRINSIC void s_##T##_st_tnsr_s_rmw(const int5& c, tensor t, E value, int rmw, int switches = 0,              \
+                                            bool predicate = true, bool polarity = false) {                           \
+    if (predicate != polarity) g3rt_rmw_##T(c, t, V(value), rmw, switches, 1);                                        \
   }
 G3RT_RMW(f32, float64, float, 0)
 G3RT_RMW(bf16, bfloat128, bf16, 0)

@@ -6,6 +6,12 @@
 
 #include "numbers.h"
 
+// How the declaration of an intrinsic begins: what it is made of is instantiated where a kernel calls it. There are
+// thousands of them; of plain functions a compiler instantiates all for every kernel, a third of a second each time.
+#define G3RT_INTRINSIC \
+  template <int = 0>   \
+  inline
+
 // Apart from the functions, so that a kernel's own function is never taken for one of them.
 namespace gaudi3_rt::tpc::types {
 

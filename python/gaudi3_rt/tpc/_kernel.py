@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Sequence
@@ -260,10 +261,17 @@ class Kernel:
             workers = [
                 threading.Thread(target=work, args=pair, daemon=True) for pair in zip(taken, outcomes, strict=True)
             ]
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
+            try:
+                for worker in workers:
+                    worker.start()
+                for worker in workers:
+                    worker.join()
+            except BaseException:  # Ctrl-C, or no more threads
+                with turn:
+                    for _ in numbers:
+                        pass
+                _wait_for(workers)
+                raise
         return self._finish(outcomes, "".join(printed_by_box))
 
     def _finish(self, outcomes: list[Outcome], printed: str) -> _Pass:
@@ -282,6 +290,13 @@ class Kernel:
                 f"bits {_hex(a.bits, where)} when each member runs alone, {_hex(b.bits, where)} in boxes of several"
             )
             raise KernelError(message)
+
+
+def _wait_for(workers: Sequence[threading.Thread]) -> None:
+    """Until all that were started have ended, however often Ctrl-C comes: what they write to is theirs until then."""
+    while running := [worker for worker in workers if worker.is_alive()]:
+        with contextlib.suppress(KeyboardInterrupt):
+            running[0].join()
 
 
 def _hex(bits: Bits, where: tuple[int, ...]) -> str:
