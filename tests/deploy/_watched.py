@@ -54,10 +54,10 @@ class Watched:
         """From now on the sensor says 97 degrees."""
         self.device.advance(OVERHEATS - self.device.steps)
 
-    def discover(self, node, instance):
+    def discover(self, node, instance, **labels):
         """One more target, in a file of its own."""
         targets = self.config / "prometheus" / "targets" / f"training_{node}.yml"
-        targets.write_text(yaml.safe_dump([{"targets": [instance], "labels": {"node": node}}]), "utf-8")
+        targets.write_text(yaml.safe_dump([{"targets": [instance], "labels": {"node": node, **labels}}]), "utf-8")
 
     def stack(self, command, *options):
         """A command of ``stack.py`` with this state folder."""

@@ -94,14 +94,20 @@ def test_a_device_that_overheats_is_told_to_programs_and_to_nobody_else(live):
     assert "simulated:0" not in called
 
 
-def test_a_training_that_is_gone_is_told_to_the_team_and_calls_nobody(live):
-    """Discovered from a file, scraped, and gone in the middle of its run: Slack, e-mail, webhook."""
+def goes_away(live, node, **labels):
+    """A training that is discovered from a file, scraped, and gone in the middle of its run."""
     bound = listener()
     instance = f"127.0.0.1:{bound.getsockname()[1]}"
     with endpoints.serve(live.registry, False, listener=bound):
-        live.discover("second", instance)
+        live.discover(node, instance, **labels)
         under_way = f'gaudi3_rt:training_under_way:bool{{instance="{instance}"}}'
         wait_until(lambda: live.values(under_way) != ["1"], SECONDS, "not scraped")
+    return instance
+
+
+def test_a_training_that_is_gone_is_told_to_the_team_and_calls_nobody(live):
+    """Slack, e-mail, webhook."""
+    instance = goes_away(live, "second")
     description = f"{instance} has not answered for a minute."
     _, slack = live.heard.wait_for("/slack", description, SECONDS)
     assert slack["channel"] == "#training"
@@ -112,6 +118,12 @@ def test_a_training_that_is_gone_is_told_to_the_team_and_calls_nobody(live):
     _, said = live.heard.wait_for("/alerts", description, SECONDS)
     assert said["receiver"] == "team"
     assert "TrainingGone" not in json.dumps([said for path, _, said in live.heard.messages if path == "/pagerduty"])
+
+
+def test_a_training_that_would_have_waited_at_its_end_calls_somebody(live):
+    """As its target's label says; it has crashed."""
+    instance = goes_away(live, "waiting", lingers="true")
+    live.heard.wait_for("/pagerduty", f"{instance} has not answered for a minute.", SECONDS)
 
 
 def test_a_critical_health_check_calls_somebody(live):

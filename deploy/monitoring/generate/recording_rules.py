@@ -11,7 +11,7 @@ VENDOR_ONLY = "Serial, UUID, driver, fit, id, pod_name, pod_namespace, spi"
 
 _PHASE_MEAN = (
     f'rate({PREFIX}training_phase_duration_seconds_sum{{phase="%s"}}[5m])'
-    f' / rate({PREFIX}training_phase_duration_seconds_count{{phase="%s"}}[5m])'
+    f" / rate({PREFIX}training_phase_duration_seconds_count[5m])"
 )
 _MORE_OLDER_NAMES = (
     ("training_samples_total", f"{PREFIX}training_samples_total"),
@@ -60,7 +60,7 @@ def _merged(metric: Metric) -> str:
     vendor_name, _, conversion = metric.vendor.partition(" ")
     return (
         f"max without ({ENDPOINT}) ({metric.name})\n"
-        "or ignoring (simulated)\n"
+        "or on (node, device)\n"
         f"max without ({ENDPOINT}, {VENDOR_ONLY}) (\n"
         f'  label_replace(label_replace({vendor_name}, "device", "hpu:$1", "id", "(.+)"),'
         ' "simulated", "false", "", "")\n'
