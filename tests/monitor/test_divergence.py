@@ -108,6 +108,16 @@ def test_what_was_usual_before_is_no_divergence():
     assert 1500 < found < 1550
 
 
+def test_restarts_of_the_learning_rate():
+    """The first one is news, the others are not; what really diverges among them is told within a cycle."""
+    random = np.random.default_rng(5)
+    steps = np.arange(8000)
+    cosine = 1 + np.cos(np.pi * (steps % 1000) / 1000)
+    swings = (2 + 8 * (steps + 1.0) ** -0.35) * (1 + 0.175 * cosine) + 0.05 * random.normal(size=8000)
+    assert len(diverged(swings)) <= 2
+    assert [found for found in diverged(swings + np.maximum(steps - 5300, 0) / 400) if 5300 < found < 6300] != []
+
+
 def test_said_anew_after_it_was_back():
     """Each divergence once; a level that stays is the usual one after the window."""
     random = np.random.default_rng(3)
@@ -116,7 +126,7 @@ def test_said_anew_after_it_was_back():
     twice = 2 + noise + 2 * ((steps > 500) & (steps < 700)) + 8 * ((steps > 1500) & (steps < 1700))
     assert [found // 100 for found in diverged(twice)] == [5, 15]
     stairs = 2 + noise + 2 * (steps > 500) + 8 * (steps > 2500)
-    assert [found // 100 for found in diverged(stairs)] == [5, 25]
+    assert [found // 100 for found in diverged(stairs, window=1000)] == [5, 25]
 
 
 def test_warmup_says_nothing():

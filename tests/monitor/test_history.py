@@ -125,6 +125,27 @@ def test_records_wait_for_others(tmp_path, monkeypatch):
     assert len(read_history(tmp_path).steps()) == 3000
 
 
+def test_a_file_system_that_is_full_at_the_end(tmp_path, monkeypatch, caplog):
+    """NFS may say it as late as that: what ended the run is raised, and the rest is a warning."""
+    close = os.close
+
+    def full(descriptor):
+        is_history = os.path.samestat(os.fstat(descriptor), (tmp_path / "history-rank0.jsonl").stat())
+        close(descriptor)
+        if is_history:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    def fail():
+        with TrainingMonitor(tmp_path, stall_seconds=None):
+            raise KeyError
+
+    monkeypatch.setattr(os, "close", full)
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyError) as caught:
+        fail()
+    assert caught.value.__context__ is None
+    assert "history-rank0.jsonl may not be complete on the disk: Disk quota exceeded" in caplog.text
+
+
 def test_a_full_disk(tmp_path, monkeypatch, caplog):
     """One warning, training goes on, and so does the history once there is room; a torn line is ended first."""
     file = tmp_path / "history-rank0.jsonl"

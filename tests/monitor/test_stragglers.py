@@ -33,7 +33,7 @@ with (
             os.kill(os.getpid(), signal.SIGKILL)
         with monitor.step() as step:
             with step.phase("forward"):
-                time.sleep(0.02 if rank == 1 else 0.004)
+                time.sleep(0.05 if rank == 1 else 0.005)
             with step.phase("backward"):  # here the fast rank waits for the slow one
                 flag.fill_(told.is_set())
                 if rank != 2:
@@ -63,7 +63,8 @@ def test_real_processes(tmp_path):
     history = read_history(run_dir)
     (found,) = history.of("StragglerDetected")
     assert (found["rank"], found["reported_by"], found["recorded_by"]) == (1, 0, 0)
-    assert found["seconds"] > 2 * found["usual_seconds"]
+    assert found["seconds"] >= 0.05
+    assert found["seconds"] > found["usual_seconds"] >= 0.005  # by how much depends on what else the machine does
     assert history.ranks == (0, 1, 2)
     assert sorted(end["rank"] for end in history.of("RunFinished")) == [0, 1]
 
@@ -144,6 +145,7 @@ def test_a_folder_that_is_gone(tmp_path, found, caplog):
     (tmp_path / "run").unlink()
     ranks.compare(0.2, 0.9, times=5)
     assert [event.rank for event in found] == [1]
+    (tmp_path / "run" / "ranks" / "rank1.new").touch()  # as a full disk leaves it
     for times in ranks.times:
         times.stop()
     assert list((tmp_path / "run").iterdir()) == []

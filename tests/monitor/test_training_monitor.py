@@ -1,49 +1,16 @@
-"""Steps as records: their parts, their figures, their ends; and what is refused."""
+"""Steps as records: their parts, their figures; and what is refused."""
 
-import importlib
-import json
 import math
-import os
-import sys
 import threading
 
 import numpy as np
 import pytest
 import torch
+from _watching import fail, of, watch
 
-from gaudi3_rt import amp, events
-from gaudi3_rt.errors import HPUNotAvailableError, ParameterValidationError, UnrecognizedError
+from gaudi3_rt import events
+from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.monitor import TrainingMonitor
-from gaudi3_rt.optim import FusedAdamW
-from gaudi3_rt.testing import FakeClock
-
-
-@pytest.fixture
-def clock():
-    """Time that the test moves."""
-    return FakeClock(1000.0)
-
-
-@pytest.fixture
-def seen():
-    """Every event of the test."""
-    with events.capture_events() as captured:
-        yield captured
-
-
-def watch(clock, **options):
-    """A monitor without threads, on a clock of the test."""
-    return TrainingMonitor(clock=clock, **{"stall_seconds": None, **options})
-
-
-def fail(error):
-    """As training code does."""
-    raise error
-
-
-def of(seen, kind):
-    """The events of a class."""
-    return [event for event in seen if isinstance(event, kind)]
 
 
 def test_a_step_and_its_parts(clock, seen):
@@ -110,90 +77,6 @@ def test_data_inside_a_step(clock, seen):
     assert after.phases == {}
 
 
-def test_figures_of_our_optimizer(clock, seen):
-    """Norm, skipped steps and learning rate are what the kernel has found; a stale norm is not told again."""
-    param = torch.nn.Parameter(torch.ones(3))
-    optimizer = FusedAdamW([param], lr=0.125, max_grad_norm=1.0)
-    scaler = amp.GradScaler("cpu", init_scale=1.0)
-    optimizer.register_step_pre_hook(lambda *_: clock.advance(2))
-    with watch(clock) as monitor:
-        monitor.watch(optimizer)
-        for value in (2.0, math.inf, 2.0):
-            with monitor.step(), torch.no_grad():
-                clock.advance(1)
-                param.grad = torch.full((3,), value)
-                scaler.scale(torch.tensor(1.0))
-                scaler.step(optimizer)
-                scaler.update()
-    steps = of(seen, events.StepCompleted)
-    assert [step.skipped for step in steps] == [False, True, False]
-    assert steps[0].gradient_norm == pytest.approx(math.sqrt(12))
-    assert steps[1].gradient_norm == math.inf
-    assert [step.learning_rate for step in steps] == [0.125] * 3
-    (bad,) = of(seen, events.Anomaly)
-    assert bad == events.NonFiniteGradient(time=bad.time, step=2, gradient_norm=math.inf, skipped=True)
-    assert seen.index(bad) == seen.index(steps[1]) + 1
-    optimizer.max_grad_norm = None
-    with watch(clock) as monitor:
-        monitor.watch(optimizer)
-        with monitor.step(), torch.no_grad():
-            optimizer.step()
-    last = of(seen, events.StepCompleted)[-1]
-    assert (last.gradient_norm, last.skipped, list(last.phases)) == (None, False, ["rest", "optimizer"])
-
-
-def test_stock_optimizers_are_timed(clock, seen):
-    """Their steps are a phase; a scaler that skips them is seen; the hooks are gone when the monitor is."""
-    param = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([param], lr=torch.tensor(0.5))
-    monitor = watch(clock)
-    with monitor:
-        monitor.watch(optimizer)
-
-        def closure():
-            clock.advance(2)
-            return torch.tensor(1.0)
-
-        with monitor.step():
-            clock.advance(1)
-            optimizer.step(closure)
-        with monitor.step() as step:
-            with step.phase("optimizer"):
-                optimizer.step(closure)
-            clock.advance(1)
-        with monitor.step() as step:
-            step.gradient_norm = torch.tensor(3.0)
-    assert not optimizer._optimizer_step_pre_hooks
-    assert not optimizer._optimizer_step_post_hooks
-    steps = of(seen, events.StepCompleted)
-    assert [step.phases for step in steps] == [{"rest": 1.0, "optimizer": 2.0}, {"rest": 1.0, "optimizer": 2.0}, {}]
-    assert of(seen, events.Anomaly) == []  # a skipped step is none, unless its gradients were looked at
-    assert [(step.learning_rate, step.skipped) for step in steps] == [(0.5, False), (0.5, False), (None, True)]
-    optimizer.step()
-    with pytest.raises(ParameterValidationError, match=r"torch\.optim\.Optimizer"), watch(clock) as monitor:
-        monitor.watch("adamw")
-
-
-def test_a_compiled_step(clock, seen):
-    """It has taken a step, and its findings are told; time and learning rate are not."""
-    param = torch.nn.Parameter(torch.ones(3))
-    optimizer = FusedAdamW([param], max_grad_norm=1.0)
-    compiled = torch.compile(optimizer.step, backend="eager")
-    with watch(clock) as monitor:
-        monitor.watch(optimizer)
-        for value in (1.0, 2.0, 2.0):
-            with monitor.step():
-                param.grad = torch.full((3,), value)
-                compiled()
-        with monitor.step():
-            pass
-    steps = of(seen, events.StepCompleted)
-    assert [step.skipped for step in steps] == [False, False, False, True]
-    norms = [math.sqrt(3), math.sqrt(12), math.sqrt(12)]
-    assert [step.gradient_norm for step in steps] == [*map(pytest.approx, norms), None]
-    assert {step.learning_rate for step in steps} == {None}
-
-
 def test_a_step_that_fails_is_none(clock, seen):
     """The next one has its number; phases and data are its own."""
     with watch(clock, start_step=10) as monitor:
@@ -206,47 +89,6 @@ def test_a_step_that_fails_is_none(clock, seen):
     (done,) = of(seen, events.StepCompleted)
     assert (done.step, done.phases) == (11, {"forward": 0.0, "backward": 1.0, "rest": 2.0})
     assert seen[0].start_step == 10
-
-
-@pytest.mark.parametrize(
-    ("error", "outcome", "code"),
-    [
-        (ValueError("?"), "failed", UnrecognizedError.code),
-        (ParameterValidationError("lr=-1"), "failed", ParameterValidationError.code),
-        (
-            RuntimeError("Device acquire failed. synStatus=20 [Device already acquired]"),
-            "failed",
-            HPUNotAvailableError.code,
-        ),
-        (KeyboardInterrupt(), "interrupted", None),
-        (SystemExit(1), "interrupted", None),
-    ],
-)
-def test_how_a_run_ends(clock, seen, error, outcome, code):
-    """Said whatever happened, with what it means, and the next monitor can run."""
-    with pytest.raises(type(error)), watch(clock) as monitor, monitor.step():
-        raise error
-    end = seen[-1]
-    assert (end.outcome, end.error, end.code, end.step) == (outcome, type(error).__name__, code, 0)
-    with watch(clock):
-        pass
-    assert (seen[-1].outcome, seen[-1].code) == ("completed", None)
-
-
-def test_an_interrupt_while_a_run_begins(clock, seen, tmp_path):
-    """Nothing of it is left: no thread, no hook, and the next monitor can run."""
-
-    def interrupt(_):
-        raise KeyboardInterrupt
-
-    threads = threading.active_count()
-    with events.subscribe(interrupt, events.RunStarted, inline=True), pytest.raises(KeyboardInterrupt):
-        TrainingMonitor(tmp_path).__enter__()
-    assert threading.active_count() == threads
-    assert seen[-1].outcome == "interrupted"
-    with watch(clock) as monitor, monitor.step():
-        pass
-    assert (seen[-1].outcome, seen[-1].step) == ("completed", 1)
 
 
 def test_figures_that_make_no_sense_stop_no_training(clock, seen):
@@ -266,25 +108,6 @@ def test_figures_that_make_no_sense_stop_no_training(clock, seen):
             optimizer.step()
     (step,) = of(seen, events.StepCompleted)
     assert (step.learning_rate, step.samples, step.tokens, step.skipped) == (None, None, None, False)
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_steps_that_the_scaler_of_torch_skips(clock, seen, fused):
-    """It does not call the optimizer, or tells a fused one, which leaves the parameters as they were."""
-    param = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.AdamW([param], fused=fused)
-    scaler = torch.amp.GradScaler("cpu")
-    with watch(clock) as monitor:
-        monitor.watch(optimizer)
-        for factor in (1.0, float("inf"), 1.0):
-            with monitor.step():
-                optimizer.zero_grad()
-                scaler.scale((param * factor).sum()).backward()
-                before = param.detach().clone()
-                scaler.step(optimizer)
-                scaler.update()
-            assert torch.equal(param, before) == (factor != 1.0)
-    assert [step.skipped for step in of(seen, events.StepCompleted)] == [False, True, False]
 
 
 def test_what_is_refused(clock):
@@ -337,21 +160,6 @@ def test_options_out_of_range(options):
         TrainingMonitor(**options)
 
 
-def test_ranks_of_a_launcher(clock, seen, monkeypatch, tmp_path):
-    """Numbers and name of the run are torchrun's; the name is the folder's without one."""
-    for name, value in {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}.items():
-        monkeypatch.setenv(name, value)
-    with watch(clock, run_dir=tmp_path / "my run", straggler_share=None):
-        pass
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
-    with watch(clock):
-        pass
-    first, second = of(seen, events.RunStarted)
-    assert (first.rank, first.local_rank, first.world_size, first.run_id) == (3, 1, 8, "my run")
-    assert second.run_id == "job 7"
-    assert [path.name for path in (tmp_path / "my run").iterdir()] == ["history-rank3.jsonl"]
-
-
 def test_checkpoints(clock, seen):
     """Inside a step they are a phase, outside of one they are not; one that fails is none."""
     with watch(clock) as monitor:
@@ -365,44 +173,3 @@ def test_checkpoints(clock, seen):
     saved = of(seen, events.CheckpointCompleted)
     assert [(event.step, event.seconds, event.bytes) for event in saved] == [(1, 3.0, 1 << 20), (1, 4.0, None)]
     assert of(seen, events.StepCompleted)[0].phases == {"rest": 0.0, "checkpoint": 3.0}
-
-
-def test_a_forked_child_is_not_the_rank(clock, tmp_path):
-    """It is told so, writes nothing, and may run a monitor of its own."""
-    with watch(clock, run_dir=tmp_path / "run") as monitor:
-        with monitor.step():
-            pass
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                with pytest.raises(ParameterValidationError, match="forked"):
-                    monitor.step()
-                monitor.__exit__(None, None, None)
-                with watch(clock, run_dir=tmp_path / "other") as own, own.step():
-                    pass
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    lines = [
-        [json.loads(line)["event"] for line in file.read_text().splitlines()]
-        for file in sorted(tmp_path.rglob("*.jsonl"))
-    ]
-    assert lines == [["RunStarted", "StepCompleted", "RunFinished"]] * 2
-
-
-@pytest.mark.parametrize(
-    ("adapter", "missing", "install"),
-    [
-        ("huggingface", ("transformers",), "pip install transformers accelerate"),
-        ("lightning", ("lightning", "lightning.pytorch", "pytorch_lightning"), "pip install lightning"),
-    ],
-)
-def test_a_framework_that_is_not_installed(monkeypatch, adapter, missing, install):
-    """Is named, with how to get it."""
-    for name in missing:
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, f"gaudi3_rt.monitor.{adapter}", raising=False)
-    with pytest.raises(ImportError, match=install):
-        importlib.import_module(f"gaudi3_rt.monitor.{adapter}")

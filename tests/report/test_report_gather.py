@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from _histories import BEGIN, finished, sample, started, step, write
+from _histories import BEGIN, finished, lines, sample, started, step, write
 
 from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.events import CheckpointCompleted, NonFiniteLoss, StragglerDetected, TrainingStalled
@@ -24,6 +24,49 @@ def test_steps_that_a_restart_made_undone_do_not_count(tmp_path):
     assert (found["restarts"], found["steps"], found["last_step"], found["samples"]) == (1, 3, 3, 3)
     assert found["loss"] == pytest.approx((101 + 102 + 3) / 3)
     assert found["seconds"] == pytest.approx(10.1)
+
+
+def test_older_steps_of_a_long_history_stand_for_others(tmp_path):
+    """Totals and shares count these too, say so, and a restart makes them undone like others."""
+    write(tmp_path, {0: [started(), *(step(i, samples=8, phases={"data": i / 10, "rest": 0.4}) for i in (2, 4, 5))]})
+    file = tmp_path / "history-rank0.jsonl"
+    first, two, four, five = file.read_text().splitlines()
+    thinned = [one[:-1] + ',"stands_for":2}' for one in (two, four)]
+    file.write_text("\n".join((first, *thinned, five, "")))
+    found = summary(gather(tmp_path))
+    assert (found["steps"], found["steps_kept"], found["last_step"], found["samples"]) == (5, 3, 5, 40)
+    assert found["phases"]["data"] == pytest.approx((2 * 0.2 + 2 * 0.4 + 0.5) / (2 * 0.6 + 2 * 0.8 + 0.9))
+    assert dict(facts(found))["history"].startswith("3 steps are kept")
+    with file.open("a") as more:
+        more.writelines(lines([started(start_step=3, at=10), step(4, samples=8)]))
+    found = summary(gather(tmp_path))
+    assert (found["steps"], found["steps_kept"], found["last_step"], found["samples"]) == (4, 2, 4, 32)
+
+
+def test_a_phase_that_only_steps_had_that_are_undone(tmp_path):
+    """Is no part of the time; the columns of phases that stay are as long as those of steps."""
+    first = [started(), step(1, phases={"forward": 0.1}), step(2, phases={"forward": 0.1, "search": 0.5})]
+    again = [started(start_step=1, at=5), step(2, phases={"data": 0.3}), step(2, phases={"data": 0.2})]
+    run = gather(write(tmp_path, {0: [*first, *again]}))
+    (steps,) = run.ranks.values()
+    assert steps.number.tolist() == [1, 2]
+    assert {name: np.nan_to_num(column).tolist() for name, column in steps.phases.items()} == {
+        "forward": [0.1, 0],
+        "data": [0, 0.2],
+    }
+    assert summary(run)["phases"] == {"data": pytest.approx(2 / 3), "forward": pytest.approx(1 / 3)}
+
+
+def test_columns_of_a_run_that_began_anew(tmp_path):
+    """From its first step on: of the first attempt nothing is left, also of what only it was given."""
+    first = [started(), *(step(i, loss=1.0, samples=4, skipped=True) for i in (1, 2, 3))]
+    run = gather(write(tmp_path, {0: [*first, started(at=9), step(1, at=10, tokens=7)]}))
+    (steps,) = run.ranks.values()
+    assert (steps.number.tolist(), steps.skipped.tolist(), steps.stands_for.tolist()) == ([1], [False], [1])
+    assert np.isnan([steps.given["loss"], steps.given["samples"]]).all()
+    assert (steps.time - BEGIN).tolist() == [10]
+    found = summary(run)
+    assert (found["samples"], found["tokens"], found["skipped_steps"], found["restarts"]) == (None, 7, 0, 1)
 
 
 def test_throughput_is_of_all_ranks_by_the_slowest(tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ pytest.importorskip("jinja2", reason="jinja2 is not installed")
 from dataclasses import replace
 
 from gaudi3_rt.cli._app import app
-from gaudi3_rt.report import _charts, gather, write_report
+from gaudi3_rt.report import _charts, _page, gather, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -124,6 +125,9 @@ def test_long_runs_are_drawn_by_medians_and_ranges():
     assert np.all(np.diff(where) > 0)
     assert set(median) == set(least) == {1.0}
     assert set(most[:-1]) == {100.0}  # the last one has fewer neighbours
+    thinned = np.concatenate([x[:9000:64], x[9000:]])  # the older part of a long history
+    where, *_ = _charts.binned(thinned, thinned)
+    assert np.histogram(where, 10)[0].max() <= _charts._POINTS / 10 + 1
     few = _charts.binned(x[:100], y[:100])
     assert all(len(column) == 99 for column in few)
 
@@ -146,6 +150,18 @@ def test_lines_break_where_nobody_measured():
     where, values = _charts._with_gaps(np.array([0.0, 1, 2, 50, 51]), np.array([1.0, 2, 3, 4, 5]))
     assert where.tolist() == [0, 1, 2, 50, 50, 51]
     assert np.isnan(values).tolist() == [False, False, False, True, False, False]
+    for few in ([], [1.0], [1.0, 9.0]):
+        assert len(_charts._with_gaps(np.array(few))[0]) == len(few)
+
+
+def test_lines_do_not_break_where_steps_were_thinned():
+    """In the older part of a long history they are further apart; a gap in it is one all the same."""
+    older = np.arange(0.0, 3200, 32)
+    newest = np.arange(3200.0, 3800)
+    where, _ = _charts._with_gaps(np.concatenate([older, newest]), np.zeros(700))
+    assert len(where) == 700
+    where, values = _charts._with_gaps(np.concatenate([older[:50], older[60:], newest]), np.zeros(690))
+    assert where[np.isnan(values)].tolist() == [older[60]]
 
 
 def test_the_command(tmp_path):
@@ -189,3 +205,28 @@ def test_a_browser_shows_it_without_a_network(written, tmp_path):
         check=True,
     )
     assert "<title>true,true,true,true,true</title>" in done.stdout
+
+
+def test_two_that_write_at_once(tmp_path, monkeypatch):
+    """Each file is one of theirs, and whole; what a full disk has kept from being written is gone."""
+    path, write_bytes = tmp_path / "report.html", Path.write_bytes
+
+    def overtaken(self, content):
+        monkeypatch.undo()
+        write_bytes(self, content)
+        _page._replace(path, b"other")
+
+    monkeypatch.setattr(Path, "write_bytes", overtaken)
+    _page._replace(path, b"one")
+    assert path.read_bytes() == b"one"
+
+    def full(self, content):
+        write_bytes(self, content[:1])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space"):
+            _page._replace(path, b"third")
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_bytes() == b"one"

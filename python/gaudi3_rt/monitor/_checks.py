@@ -6,6 +6,9 @@ import math
 
 from gaudi3_rt.errors import ParameterValidationError
 
+LEAST_HISTORY = 1 << 16
+"""Bytes, which is some two hundred steps."""
+
 
 def check_options(
     start_step: int,
@@ -15,6 +18,7 @@ def check_options(
     straggler_share: float | None,
     exchange_seconds: float,
     read_seconds: float,
+    history_bytes: int | None,
 ) -> None:
     """Raises a ParameterValidationError if an option of ``TrainingMonitor`` is out of range."""
     for wrong, msg in (
@@ -37,6 +41,10 @@ def check_options(
             f"exchange_seconds={exchange_seconds!r}: must be a number of seconds above 0",
         ),
         (not read_seconds >= 0, f"read_seconds={read_seconds!r}: must be a number of seconds, 0 or more"),
+        (
+            history_bytes is not None and not (isinstance(history_bytes, int) and history_bytes >= LEAST_HISTORY),
+            f"history_bytes={history_bytes!r}: must be a number of bytes, {LEAST_HISTORY} or more, or None",
+        ),
     ):
         if wrong:
             raise ParameterValidationError(msg)

@@ -36,13 +36,14 @@ class Divergence:
     Attributes:
         deviations: of the noise.
         rise: share of the usual loss.
-        window: losses to compare with; what is older is forgotten, so that a new level becomes the usual one.
+        window: losses to compare with; what is older is forgotten, so that a new level becomes the usual one. It should
+            be longer than a cycle of the learning rate.
         warmup: losses at the beginning of a run that say nothing.
     """
 
     deviations: float = 5.0
     rise: float = 0.1
-    window: int = 1000
+    window: int = 3000
     warmup: int = 50
 
     def __post_init__(self) -> None:

@@ -66,6 +66,7 @@ class TrainingMonitor:
             not look.
         exchange_seconds: between two comparisons of ranks.
         read_seconds: between two readings of figures that are on a device.
+        history_bytes: size of the history of a rank above which its older steps are thinned; None: never.
         clock: what time it is.
 
     Raises:
@@ -85,6 +86,7 @@ class TrainingMonitor:
         straggler_share: float | None = 0.2,
         exchange_seconds: float = 10.0,
         read_seconds: float = 1.0,
+        history_bytes: int | None = 1 << 28,
         clock: Clock = time,
     ) -> None:
         check_options(
@@ -95,6 +97,7 @@ class TrainingMonitor:
             straggler_share,
             exchange_seconds,
             read_seconds,
+            history_bytes,
         )
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.start_step = start_step
@@ -103,6 +106,7 @@ class TrainingMonitor:
         self._divergence = divergence
         self._straggler_share, self._exchange_seconds = straggler_share, exchange_seconds
         self._read_seconds = read_seconds
+        self._history_bytes = history_bytes
         self._clock = clock
         self._monotonic = clock.monotonic
         self._pid = 0  # not running
@@ -173,7 +177,7 @@ class TrainingMonitor:
     def _start_history(self, stack: contextlib.ExitStack) -> None:
         if self.run_dir is None:
             return
-        writer = HistoryWriter(history_path(self.run_dir, self.world.rank), self._monotonic)
+        writer = HistoryWriter(history_path(self.run_dir, self.world.rank), self._history_bytes, self._monotonic)
         subscription = events.subscribe(writer, capacity=_HISTORY_QUEUE, linger=_HISTORY_LINGER)
 
         def end() -> None:

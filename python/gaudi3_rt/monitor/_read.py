@@ -25,7 +25,7 @@ class History:
     Attributes:
         records: of all ranks, by time. Each is a line of a file: ``event``, ``time`` and the event's fields, and the
             ``rank`` whose file it is from as ``recorded_by``. Fields that are missing were None. NaN and infinities are
-            numbers again.
+            numbers again. A step that is left of several in a long history says in ``stands_for`` of how many.
         damaged_lines: how many lines were no records, such as the last one of a process that was killed.
         files: where they are from.
     """

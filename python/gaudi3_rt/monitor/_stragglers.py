@@ -108,7 +108,8 @@ class RankTimes:
             if self._thread.is_alive():
                 return
         try:
-            self._path(self._rank).unlink(missing_ok=True)
+            for file in (self._path(self._rank), self._new()):  # a full disk may have left the second
+                file.unlink(missing_ok=True)
             self._folder.rmdir()
         except OSError:  # files of others are in it
             pass
@@ -133,6 +134,10 @@ class RankTimes:
     def _path(self, rank: int) -> Path:
         return self._folder / f"rank{rank}.json"
 
+    def _new(self) -> Path:
+        """What becomes this rank's file when it is written."""
+        return self._path(self._rank).with_suffix(".new")
+
     def _write(self) -> None:
         progress = self._progress
         seconds, own = list(progress.durations), list(progress.own)
@@ -143,7 +148,7 @@ class RankTimes:
         self._written += 1
         record = {"number": self._written, "step": step, "seconds": median(seconds), "own": median(own)}
         self._folder.mkdir(parents=True, exist_ok=True)
-        new = self._path(self._rank).with_suffix(".new")
+        new = self._new()
         new.write_text(json_line(record), encoding="ascii")
         new.replace(self._path(self._rank))
 

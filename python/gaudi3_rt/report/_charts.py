@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.lib.stride_tricks import sliding_window_view
 
 from gaudi3_rt.report._gather import DeviceSeries, Floats, Numbers, RunData
 from gaudi3_rt.report._summary import throughput
 
 _POINTS = 800  # more than can be told apart in a picture of this width
-_GAP = 5  # times the usual distance of points
+_GAP = 5  # times the usual distance of points thereabouts
+_NEAR = 2  # distances on each side that say what is usual
 _TIME_UNITS = ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "hours"), (180, 60, "minutes"), (0, 1, "seconds"))
 _BYTE_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (0, "bytes"))
 _MARKS = {
@@ -42,23 +44,31 @@ def charts(run: RunData) -> Iterator[tuple[str, Figure]]:
 
 
 def binned(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Where, median, least and most of as many neighbours as belong to one point; values that are no numbers left out.
+    """Where, median, least and most of the neighbours that belong to one point; values that are no numbers left out.
 
     Returns:
         Four arrays of equal length; they are ``x, y, y, y`` as long as every value has a point of its own.
     """
     is_number = np.isfinite(x) & np.isfinite(y)
     x, y = x[is_number], y[is_number]
-    each = -(-len(x) // _POINTS)
-    if each <= 1:
+    if len(x) <= _POINTS:
         return x, y, y, y
-    parts = range(0, len(x), each)
-    found = [
-        (x[i : i + each].mean(), np.median(y[i : i + each]), y[i : i + each].min(), y[i : i + each].max())
-        for i in parts
-    ]
+    begins = _begins(x)
+    parts = zip(np.split(x, begins[1:]), np.split(y, begins[1:]), strict=True)
+    found = [(where.mean(), np.median(part), part.min(), part.max()) for where, part in parts]
     where, median, least, most = np.array(found).T
     return where, median, least, most
+
+
+def _begins(x: Floats) -> Numbers:
+    """The first of those values, in their order, that belong to each point: all points are equally wide.
+
+    So they are evenly spread although older steps of a long history have been thinned.
+    """
+    if len(x) <= _POINTS:
+        return np.arange(len(x))
+    edges = np.linspace(x.min(), x.max(), _POINTS + 1)[1:-1]
+    return np.flatnonzero(np.diff(np.searchsorted(edges, x, side="right"), prepend=-1))
 
 
 def _line(axes: Any, x: Floats | Numbers, y: Floats, **style: Any) -> None:
@@ -69,9 +79,15 @@ def _line(axes: Any, x: Floats | Numbers, y: Floats, **style: Any) -> None:
 
 
 def _with_gaps(where: Floats, *columns: Floats) -> tuple[Floats, ...]:
-    """Breaks lines where there is nothing for much longer than usual: between two attempts nobody has measured."""
+    """Breaks lines where there is nothing for much longer than thereabouts: between two attempts nobody has measured.
+
+    Points are closer in the newest part of a long history than in the older one.
+    """
     distances = np.diff(where)
-    gaps = np.flatnonzero(distances > _GAP * np.median(distances)) + 1 if len(distances) else np.array([], np.int64)
+    if len(distances) == 0:
+        return where, *columns
+    around = sliding_window_view(np.pad(distances, _NEAR, constant_values=np.nan), 2 * _NEAR + 1)
+    gaps = np.flatnonzero(distances > _GAP * np.nanmedian(around, axis=1)) + 1
     return np.insert(where, gaps, where[gaps]), *(np.insert(column, gaps, np.nan) for column in columns)
 
 
@@ -141,6 +157,7 @@ def _throughput(run: RunData) -> Figure | None:
     figure, axes = _panels(len(given) + 1)
     for one, name in zip(axes, given, strict=False):
         _line(one, *throughput(run, name))
+        one.yaxis.set_major_formatter(EngFormatter(sep=""))
     for rank, steps in run.ranks.items():
         _line(axes[-1], steps.number, 1000 * steps.seconds, label=f"rank {rank}" if len(run.ranks) > 1 else None)
     _by_step(run, axes)
@@ -169,11 +186,13 @@ def _time_split(run: RunData) -> Figure | None:
     if not columns:
         return None
     figure, (axes,) = _panels(1, height=3.2)
-    each = max(1, -(-len(numbers) // _POINTS))
-    where = numbers[::each].astype(np.float64)
-    means = [np.add.reduceat(column, np.arange(0, len(column), each)) for column in columns.values()]
-    lengths = np.add.reduceat(np.ones(len(numbers)), np.arange(0, len(numbers), each))
-    axes.stackplot(where, *(1000 * part / lengths for part in means), labels=list(columns), alpha=0.85, step="post")
+    where = numbers.astype(np.float64)
+    begins = _begins(where)
+    means = [np.add.reduceat(column, begins) for column in columns.values()]
+    lengths = np.diff(begins, append=len(numbers))
+    axes.stackplot(
+        where[begins], *(1000 * part / lengths for part in means), labels=list(columns), alpha=0.85, step="post"
+    )
     _by_step(run, [axes])
     _finish(axes, "step [ms]", from_zero=True)
     axes.set_title("where the time of a step goes" + (", mean of ranks" if len(run.ranks) > 1 else ""))
@@ -205,6 +224,8 @@ def _memory(run: RunData) -> Figure | None:
             one.axhline(float(np.nanmax(total)) / byte, color="black", linewidth=1, label="limit")
         one.set_title(_device_title(device), fontsize="medium")
         _finish(one, f"memory [{unit}]", from_zero=True)
+        if largest == 0:  # else the axis is cut into parts of a byte
+            one.set_ylim(top=1)
     axes[-1].set_xlabel(f"time [{second[1]}]")
     return figure
 

@@ -18,6 +18,7 @@ class StepColumns:
     Attributes:
         number: of each step.
         skipped: 1 if the optimizer left the parameters as they were.
+        stands_for: how many steps each stands for, in the older part of a long history.
         floats: ``time``, ``seconds``, and each of ``GIVEN``.
         phases: seconds, for each phase that any step has.
     """
@@ -25,6 +26,7 @@ class StepColumns:
     def __init__(self) -> None:
         self.number = array("q")
         self.skipped = array("b")
+        self.stands_for = array("q")
         self.floats = _floats(("time", "seconds", *GIVEN))
         self.phases: dict[str, array[float]] = {}
 
@@ -39,6 +41,7 @@ class StepColumns:
             column.append(phases.get(name, math.nan))
         _append(self.floats, record)
         self.skipped.append(record.get("skipped", False))
+        self.stands_for.append(record.get("stands_for", 1))
         self.number.append(record["step"])
 
     def undo(self, number: int) -> None:
@@ -46,8 +49,11 @@ class StepColumns:
         if not self.number or self.number[-1] < number:
             return
         kept = bisect_left(self.number, number)
-        columns: list[array[Any]] = [self.number, self.skipped, *self.floats.values(), *self.phases.values()]
-        for column in columns:
+        stays = number - 1 - (self.number[kept] - self.stands_for[kept])
+        if kept and stays > 0:  # of the steps that the first of these stands for
+            self.stands_for[kept - 1] += stays
+        columns: list[array[Any]] = [self.number, self.skipped, self.stands_for]
+        for column in (*columns, *self.floats.values(), *self.phases.values()):
             del column[kept:]
 
 

@@ -59,6 +59,7 @@ class RankSteps:
         time: when it ended, seconds since the epoch.
         seconds: how long it took.
         skipped: the optimizer left the parameters as they were.
+        stands_for: how many steps it stands for, which the older part of a long history has no more.
         given: a column for each of ``GIVEN``.
         phases: a column of seconds for each phase that any step has.
     """
@@ -67,6 +68,7 @@ class RankSteps:
     time: Floats
     seconds: Floats
     skipped: npt.NDArray[np.bool_]
+    stands_for: Numbers
     given: Mapping[str, Floats]
     phases: Mapping[str, Floats]
 
@@ -76,6 +78,16 @@ class RankSteps:
             return self.seconds
         nothing = np.full(len(self.number), np.nan)
         return self.given[name] if name in self.given else self.phases.get(name, nothing)
+
+    @property
+    def count(self) -> int:
+        """How many steps there were."""
+        return int(self.stands_for.sum())
+
+    def total(self, name: str) -> float | None:
+        """The sum of a column, as if steps that were left out had been like those that stand for them."""
+        column = self.column(name)
+        return float(np.nansum(column * self.stands_for)) if np.isfinite(column).any() else None
 
 
 @dataclass(frozen=True)
@@ -238,6 +250,7 @@ def _steps(columns: StepColumns) -> RankSteps:
         time=floats.pop("time"),
         seconds=floats.pop("seconds"),
         skipped=np.array(columns.skipped, dtype=np.bool_),
+        stands_for=np.array(columns.stands_for, dtype=np.int64),
         given=floats,
         phases={name: column for name, column in phases.items() if np.isfinite(column).any()},  # others were undone
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import secrets
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -60,10 +61,13 @@ def write_report(run: RunData, folder: str | Path) -> dict[str, Path]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Who has the page of a running training open never reads half of the next one."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(content)
-    new.replace(path)
+    """Who has the page of a running training open never reads half of the next one, however many write it."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        new.write_bytes(content)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _content(run: RunData) -> dict[str, Any]:
@@ -80,11 +84,11 @@ def _content(run: RunData) -> dict[str, Any]:
         "ranks": [
             (
                 rank,
-                len(steps.number),
+                steps.count,
                 int(steps.number[-1]),
                 seconds_text(float(np.median(steps.seconds))),
                 seconds_text(float(np.quantile(steps.seconds, 0.95))),
-                _count(np.nansum(steps.given["samples"])) if np.isfinite(steps.given["samples"]).any() else _NOTHING,
+                _optional(steps.total("samples"), _count),
             )
             for rank, steps in run.ranks.items()
         ],
@@ -113,6 +117,11 @@ def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("slowest rank", f"{slow['rank']}, median step {seconds_text(slow['step_seconds'])}"))
     counts = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in found["anomalies"].items())
     rows += [("anomalies", counts or "none"), ("checkpoints", str(found["checkpoints"]))]
+    if found["steps_kept"] < found["steps"]:
+        text = (
+            f"{_count(found['steps_kept'])} steps are kept, older ones for their neighbours too: totals are estimates"
+        )
+        rows.append(("history", text))
     if found["damaged_lines"]:
         rows.append(("damaged lines", f"{found['damaged_lines']} of the history could not be read"))
     rows += [(f"peak memory, {name}", bytes_text(peak)) for name, peak in found["peak_memory_bytes"].items()]

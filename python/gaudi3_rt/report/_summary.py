@@ -31,8 +31,8 @@ def split(run: RunData) -> dict[str, float]:
     """The share of each phase in the time of all steps of all ranks that tell phases apart; largest first."""
     seconds: dict[str, float] = {}
     for steps in run.ranks.values():
-        for name, column in steps.phases.items():
-            seconds[name] = seconds.get(name, 0.0) + float(np.nansum(column))
+        for name in steps.phases:
+            seconds[name] = seconds.get(name, 0.0) + (steps.total(name) or 0.0)
     total = sum(seconds.values())
     largest_first = sorted(seconds.items(), key=lambda row: -row[1])
     return {name: part / total for name, part in largest_first} if total > 0 else {}
@@ -43,7 +43,8 @@ def summary(run: RunData) -> dict[str, Any]:
 
     Returns:
         By name: ``run_id``, ``world_size``, ``outcome``, ``seconds`` (from the first start to the last thing known),
-        ``restarts``, ``steps`` and ``last_step``, ``samples`` and ``tokens`` of all ranks, ``skipped_steps``,
+        ``restarts``, ``steps``, ``steps_kept`` (in a long history fewer), ``last_step``, ``samples`` and ``tokens``
+        of all ranks, ``skipped_steps``,
         ``loss`` (mean over the last 20 steps and all ranks), ``samples_per_second``, ``tokens_per_second`` and
         ``step_seconds`` (medians over steps), ``phases`` (shares of the time), ``slowest_rank`` with the median
         seconds of its steps, ``anomalies`` by kind, ``checkpoints``, ``peak_memory_bytes`` by device,
@@ -58,7 +59,8 @@ def summary(run: RunData) -> dict[str, Any]:
         "outcome": outcome(run),
         "seconds": run.ended - run.began,
         "restarts": len(run.restarts),
-        "steps": max((len(steps.number) for steps in run.ranks.values()), default=0),
+        "steps": max((steps.count for steps in run.ranks.values()), default=0),
+        "steps_kept": max((len(steps.number) for steps in run.ranks.values()), default=0),
         "last_step": max((int(steps.number[-1]) for steps in run.ranks.values()), default=None),
         **told,
         "skipped_steps": max((int(steps.skipped.sum()) for steps in run.ranks.values()), default=0),
@@ -97,10 +99,8 @@ def outcome(run: RunData) -> str:
 
 
 def _total(run: RunData, name: str) -> int | None:
-    columns = [steps.given[name] for steps in run.ranks.values()]
-    if not any(np.isfinite(column).any() for column in columns):
-        return None
-    return int(sum(np.nansum(column) for column in columns))
+    totals = [total for steps in run.ranks.values() if (total := steps.total(name)) is not None]
+    return round(sum(totals)) if totals else None
 
 
 def _last_loss(run: RunData) -> float | None:
