@@ -27,6 +27,15 @@ def bound(host="127.0.0.1"):
     return socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
+@contextlib.contextmanager
+def held_port():
+    """A port at which nobody listens and that the system gives to nobody else; the server may listen there."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
 def connect(url):
     """A connection to a server."""
     host, _, port = url.removeprefix("http://").rpartition(":")

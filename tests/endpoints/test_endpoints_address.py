@@ -5,7 +5,7 @@ import socket
 
 import psutil
 import pytest
-from _client import bound, get
+from _client import bound, get, held_port
 
 from gaudi3_rt import endpoints, errors
 from gaudi3_rt.endpoints._address import choose_port, listen
@@ -61,32 +61,31 @@ def test_variables_that_are_no_port(variable, rank, monkeypatch):
 
 def test_a_port_that_is_taken():
     """Who has it, and how to choose another; nothing falls back, nothing is left open."""
-    with bound() as other:
-        port = other.getsockname()[1]
-        before = psutil.Process().num_fds()
-        server = endpoints.serve(False, False, port)
-        with pytest.raises(errors.ResourceError) as caught, server:
-            pass
-        message = str(caught.value)
-        assert f"port {port} of localhost (port=) is taken: pid {os.getpid()} (" in message
-        assert "which is this process" in message
-        assert any("GAUDI3_RT_METRICS_PORT=0" in one for one in caught.value.suggestions)
-        assert psutil.Process().num_fds() == before
-    with server:
-        assert get(server.urls[0], "/livez").status == 200
+    with held_port() as port:
+        with socket.create_server(("127.0.0.1", port)):
+            before = psutil.Process().num_fds()
+            server = endpoints.serve(False, False, port)
+            with pytest.raises(errors.ResourceError) as caught, server:
+                pass
+            message = str(caught.value)
+            assert f"port {port} of localhost (port=) is taken: pid {os.getpid()} (" in message
+            assert "which is this process" in message
+            assert any("GAUDI3_RT_METRICS_PORT=0" in one for one in caught.value.suggestions)
+            assert psutil.Process().num_fds() == before
+        with server:
+            assert get(server.urls[0], "/livez").status == 200
 
 
 def test_localhost_is_both_loopback_addresses():
     """And nothing else."""
-    with bound() as free:
-        port = free.getsockname()[1]
-    with endpoints.serve(False, False, port) as server:
-        expected = [f"http://127.0.0.1:{port}", f"http://[::1]:{port}"]
-        assert list(server.urls) == expected[: len(server.urls)]
-        assert [get(url, "/livez").status for url in server.urls] == [200] * len(server.urls)
-        assert len(server.urls) == (2 if _has_ipv6() else 1)
-    with endpoints.serve(False, False, port):  # at once again
-        pass
+    with held_port() as port:
+        with endpoints.serve(False, False, port) as server:
+            expected = [f"http://127.0.0.1:{port}", f"http://[::1]:{port}"]
+            assert list(server.urls) == expected[: len(server.urls)]
+            assert [get(url, "/livez").status for url in server.urls] == [200] * len(server.urls)
+            assert len(server.urls) == (2 if _has_ipv6() else 1)
+        with endpoints.serve(False, False, port):  # at once again
+            pass
 
 
 def _has_ipv6():

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from _client import WAIT, bound, connect, get, read_answer
+from _client import WAIT, bound, connect, get, read_answer, talk
 from _names import resolve_here
+from _threads import begun_since
 
 from gaudi3_rt import config, endpoints, errors, events, health
+from gaudi3_rt.endpoints._server import Server
 from gaudi3_rt.health import HealthStatus as S
 from gaudi3_rt.testing import SoftwareHPU
 
@@ -253,7 +255,7 @@ def test_no_body_tells_where_and_who(serve, tmp_path):
 
 def test_everything_is_made_where_nothing_is_given():
     """Events become metrics, devices are sampled, checks run; and all of it ends with the block."""
-    before = set(threading.enumerate())
+    before = threading.enumerate()
     with SoftwareHPU(count=2), endpoints.serve(listener=bound()) as server:
         events.emit(events.StepCompleted, step=1, seconds=0.25, loss=2.0)
         with connect(server.url) as client, client.makefile("rb") as stream:
@@ -267,24 +269,49 @@ def test_everything_is_made_where_nothing_is_given():
         assert b'simulated="true"' in body
         names = [one["check"] for one in get(server.url, "/health/detailed").json["checks"]]
         assert names[:3] == ["simulated:0", "simulated:1", "system_resources"]
-    assert not [one for one in set(threading.enumerate()) - before if one.is_alive() and "health of" not in one.name]
+    for one in begun_since(before):
+        if one.name.startswith(("health of", "space of")):  # a look that was under way
+            one.join(WAIT)
+    assert begun_since(before) == []
 
 
-def test_the_end_waits_for_one_more_scrape():
-    """Of what was collected after the block; other pages, refused ones and failures do not end it."""
-    made = registry()
-    server = endpoints.serve(made, False, listener=bound(), token=TOKEN, linger_seconds=WAIT)
-    with server:
-        url = server.url
-        assert get(url, "/metrics", Authorization=f"Bearer {TOKEN}").status == 200
-        thread = threading.Thread(target=server.__exit__, args=(None, None, None))
+def test_the_end_waits_for_one_more_scrape(monkeypatch):
+    """Of what was collected after the block; one before it, other pages, refused ones and failures do not end it."""
+    begun = []
+
+    def wait(server, seconds):
+        server._lingers = True  # so that the test knows it
+        begun.append(server)
+        waits.set()
+        return server_waits(server, seconds)
+
+    waits, server_waits = threading.Event(), Server.wait_for_scrape
+    monkeypatch.setattr(Server, "wait_for_scrape", wait)
+    endpoint = endpoints.serve(registry(), False, listener=bound(), token=TOKEN, linger_seconds=2 * WAIT)
+
+    def ask(line, token=TOKEN):
+        """All of the answer: its end comes after whatever the server makes of the request."""
+        head = f"{line} HTTP/1.1\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+        return talk(url, head.encode()).partition(b"\r\n")[0].split()[1]
+
+    with endpoint:
+        url = endpoint.url
+        assert ask("GET /metrics") == b"200"
+        thread = threading.Thread(target=endpoint.__exit__, args=(None, None, None))
         thread.start()
-        assert [get(url, "/livez").status, get(url, "/metrics").status] == [200, 401]
-        assert thread.is_alive()
-        while thread.is_alive():  # the first may come before it waits
-            with contextlib.suppress(OSError):
-                assert b"apples" in get(url, "/metrics", Authorization=f"Bearer {TOKEN}").body
-        thread.join()
+        assert waits.wait(WAIT)
+        (server,) = begun
+        for line, token, status in (
+            ("GET /livez", TOKEN, b"200"),
+            ("GET /metrics", "wrong" + TOKEN, b"401"),
+            ("POST /metrics", TOKEN, b"405"),
+            ("GET /metricsx", TOKEN, b"404"),
+        ):
+            assert ask(line, token) == status
+            assert not server._scraped.is_set(), line
+        assert ask("GET /metrics") == b"200"
+        thread.join(WAIT)
+        assert not thread.is_alive()
     with pytest.raises(ConnectionRefusedError):
         connect(url)
 
@@ -312,10 +339,10 @@ def test_waits_that_make_no_sense(wrong):
 
 def test_off():
     """Nothing is started, and nothing is asked for."""
-    before = threading.active_count()
+    before = threading.enumerate()
     with endpoints.serve(port=0) as server:
         assert (server.url, server.urls, server.registry, server.health) == (None, (), None, None)
-        assert threading.active_count() == before
+        assert begun_since(before) == []
 
 
 def test_metrics_need_their_library(monkeypatch):

@@ -3,12 +3,16 @@
 import gc
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from _threads import refuse
 from pydantic import PrivateAttr
 
 from gaudi3_rt import errors, events, health
@@ -31,7 +35,7 @@ def saying(name, *statuses, critical=True):
 
 
 def hanging(name, release, timeout_seconds=0.02, **settings):
-    """A check that does not come back until it is told to; and how often it was started."""
+    """A check that does not come back until it is told to; and the threads in which it was started."""
     started = []
 
     def hang():
@@ -144,13 +148,14 @@ def test_a_check_that_hangs_delays_no_other(release):
         report = monitor.check_now()
         statuses.append(report.results[0].status)
         assert report.results[1].status is S.HEALTHY
-    assert (statuses, len(started), len(ran)) == ([S.UNKNOWN, S.CRITICAL, S.CRITICAL], 1, 3)
+    assert (statuses, len(ran)) == ([S.UNKNOWN, S.CRITICAL, S.CRITICAL], 3)
     hung = monitor.report().results[0]
     assert "hangs since" in hung.message
     assert hung.figures["hanging_seconds"] > 0
     release.set()
-    started[0].join(WAIT)
+    join_checks()
     assert monitor.report().results[0].status is S.HEALTHY
+    assert len(started) == 1
     assert monitor.check_now().results[0].status is S.HEALTHY
     assert len(started) == 2
 
@@ -161,6 +166,8 @@ def test_more_that_hang_than_may_run_at_once(release):
     monitor = health.HealthMonitor([*(check for check, _ in stuck), saying("last", S.HEALTHY)], max_concurrent=2)
     report = monitor.check_now()
     assert [one.status for one in report.results] == [S.UNKNOWN] * 5 + [S.HEALTHY]
+    release.set()
+    join_checks()  # a thread may begin after its time is up
     assert [len(started) for _, started in stuck] == [1] * 5
 
 
@@ -215,12 +222,17 @@ def test_in_the_background(release):
     stuck, started = hanging("stuck", release, timeout_seconds=WAIT)
     with health.HealthMonitor([counting, stuck], interval_seconds=1e-3) as monitor:
         assert rounds.acquire(timeout=WAIT)
+        with monitor._changed:  # its answer comes a moment later
+            assert monitor._changed.wait_for(lambda: monitor.report().results[0].status is not S.UNKNOWN, WAIT)
         with pytest.raises(errors.ParameterValidationError, match="already running"):
             monitor.__enter__()
-    assert monitor.report().results[0].status is S.HEALTHY
-    assert [thread.name for thread in started] == ["health of stuck"]
-    assert not [thread for thread in threading.enumerate() if thread.name == "gaudi3_rt health"]
+    names = {thread.name for thread in threading.enumerate()}
+    assert "health of stuck" in names
+    assert "gaudi3_rt health" not in names
     release.set()
+    join_checks()
+    assert [one.status for one in monitor.report().results] == [S.HEALTHY] * 2
+    assert len(started) == 1
     with monitor:  # and again
         for _ in range(3):
             assert rounds.acquire(timeout=WAIT)
@@ -273,6 +285,141 @@ def test_a_check_is_open_once_and_as_long_as_somebody_uses_it():
     monitor.check_now()
     join_checks()
     assert check._open == []
+
+
+class Prepared(health.Check):
+    """A check that has to start something first, which takes a while and may fail."""
+
+    type: str = "prepared"
+    _calls: list = PrivateAttr(default_factory=list)
+    _errors: list = PrivateAttr(default_factory=list)
+
+    def prepare(self):
+        """Starts it."""
+        self._calls.append(("prepare", threading.current_thread().name))
+        began = time.monotonic()
+        while time.monotonic() < began + 0.05:
+            pass
+        self._calls.append(time.monotonic())
+        if self._errors:
+            raise self._errors.pop()
+
+    def run(self, _):
+        """Looks."""
+        self._calls.append(("run", threading.current_thread().name))
+        return outcome(S.HEALTHY)
+
+
+def test_what_a_check_starts_first_is_not_its_time():
+    """It is done in the check's own thread before the first run, once as long as somebody watches."""
+    check = Prepared()
+    monitor = health.HealthMonitor([check])
+    with monitor:
+        report = monitor.check_now()
+        monitor.check_now()
+        join_checks()
+    first, ended, second, *more = check._calls
+    after = time.monotonic()
+    assert (first[0], second[0], first[1]) == ("prepare", "run", second[1])
+    assert {call[0] for call in more} <= {"run"}
+    assert report.results[0].seconds <= after - ended
+    join_checks()
+    check._calls.clear()
+    monitor.check_now()
+    assert [call[0] for call in check._calls[::2]] == ["prepare", "run"]  # it was closed meanwhile
+    (watched,) = monitor._watched
+    assert watched.deadline >= check._calls[1] + check.timeout_seconds
+
+
+def test_what_cannot_be_started_is_tried_again():
+    """It is critical until then."""
+    check = Prepared()
+    check._errors.append(OSError("no driver"))
+    with health.HealthMonitor([check], 1000.0) as monitor:
+        monitor.check_now()
+        assert monitor.report().results[0].message in {"the check raised OSError", "so"}
+        monitor.check_now()
+        assert monitor.report().status is S.HEALTHY
+    assert [call[0] for call in check._calls if isinstance(call, tuple)][:3] == ["prepare", "prepare", "run"]
+
+
+def test_the_first_look_at_a_device_does_not_start_its_library(monkeypatch):
+    """Which takes seconds; it has been started before, by a reading that nobody waits for."""
+    calls = []
+    with SoftwareHPU() as hpu:
+        there = hpu.device(0)
+        telemetry = type(there).telemetry
+        monkeypatch.setattr(type(there), "telemetry", lambda self: (calls.append("reading"), telemetry(self))[1])
+        run = health.HpuDeviceCheck.run
+        monkeypatch.setattr(
+            health.HpuDeviceCheck, "run", lambda self, clock: (calls.append("run"), run(self, clock))[1]
+        )
+        health.HealthMonitor([health.HpuDeviceCheck(device=there.name)]).check_now()
+    assert calls == ["reading", "run", "reading"]
+
+
+def test_a_round_after_the_block():
+    """And one that is under way at its end: both are whole."""
+    check = Opened()
+    began, go_on = check._gates
+    with ThreadPoolExecutor(1) as pool:
+        with health.HealthMonitor([check], interval_seconds=WAIT) as monitor:
+            assert began.wait(WAIT)
+            under_way = pool.submit(monitor.check_now)
+            while monitor._users < 2:
+                pass
+        go_on.set()
+        assert under_way.result(WAIT).status is S.HEALTHY
+    check._gates = (threading.Event(), go_on)
+    monitor.check_now()
+    assert check._gates[0].is_set()
+
+
+def test_a_check_that_cannot_be_closed(caplog):
+    """Is told of in the log; others are closed, and what ended the block is not hidden."""
+    bad, good = Opened(), Opened()
+    good._gates[1].set()
+    bad._gates[1].set()
+
+    def fail():
+        with health.HealthMonitor([bad, good]):
+            bad._open.clear()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    join_checks()
+    assert good._open == []
+    assert "the check opened cannot be closed" in caplog.text
+
+
+def test_without_a_thread_it_has_not_begun(monkeypatch):
+    """Nothing stays open, and it can begin later."""
+    check = Opened()
+    check._gates[1].set()
+    monitor = health.HealthMonitor([check])
+    with monkeypatch.context() as patch:
+        refuse(patch, "gaudi3_rt health")
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            monitor.__enter__()
+    assert check._open == []
+    with monitor:
+        assert check._open == [1]
+    join_checks()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_signal_handler_may_ask_for_a_round():
+    """Also where it interrupts the thread that opens checks for another."""
+    monitor = health.HealthMonitor([saying("a", S.HEALTHY)])
+    child = os.fork()
+    if child == 0:
+        signal.alarm(100)  # it would wait for ever
+        signal.signal(signal.SIGUSR1, lambda *_: monitor.check_now())
+        with monitor._opening:
+            signal.raise_signal(signal.SIGUSR1)
+        os._exit(0 if monitor.report().status is S.HEALTHY else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_hook_may_ask_for_a_report():

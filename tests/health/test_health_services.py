@@ -137,6 +137,24 @@ def test_nonsense_and_silence(answer, words):
     assert SECRET not in outcome.detail
 
 
+def test_a_silent_service_is_no_check_that_hangs(monkeypatch):
+    """What is found is there before the monitor's time is up; at the same moment it would be either, by chance."""
+    given = []
+
+    def silent(_, timeout, *__):
+        given.append(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", silent)
+    for check in (
+        health.HttpServiceCheck(url="http://127.0.0.1:9/", timeout_seconds=2),
+        health.TcpServiceCheck(host="127.0.0.1", port=9, timeout_seconds=2),
+    ):
+        (found,) = health.HealthMonitor([check]).check_now().results
+        assert (found.status, found.message) == (S.CRITICAL, "no answer in time")
+    assert [1 < timeout <= 1.8 for timeout in given] == [True, True]
+
+
 def test_names_and_ports_that_lead_nowhere():
     """In words that name no host."""
     with socket.socket() as unused:

@@ -10,20 +10,18 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import queue
 import socket
 import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from gaudi3_rt._forks import reset_in_children
 from gaudi3_rt.endpoints._http import BadRequestError, Request, Response, error, parse
 from gaudi3_rt.endpoints._routes import METRICS, Routes
 
 _log = logging.getLogger(__name__)
-_servers: weakref.WeakSet[Server] = weakref.WeakSet()
 _END = b"\r\n\r\n"
 _FIRST = frozenset(bytes([one]) for one in b"\r\nABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 """What a request can begin with, after an end of line that belongs to the one before."""
@@ -74,7 +72,7 @@ class Server:
         self._thread = threading.Thread(target=self._run, name="gaudi3_rt endpoints", daemon=True)
         self._is_ours = True
         self._lingers, self._scraped = False, threading.Event()
-        _servers.add(self)
+        reset_in_children(self)
 
     def start(self) -> None:
         """Begins to answer."""
@@ -94,11 +92,16 @@ class Server:
         if not self._is_ours:
             return
         self._is_ours = False
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._collector.close()
+        try:
+            if self._thread.ident is None:  # it could not be started
+                self._end()
+            else:
+                self._loop.call_soon_threadsafe(self._stop.set)
+                self._thread.join()
+        finally:
+            self._collector.close()
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """A child has none of the threads; it must not keep ports and connections of its parent open."""
         self._is_ours = False
         for one in (*self._listeners, *self._sockets.values()):
@@ -111,36 +114,46 @@ class Server:
         try:
             self._loop.run_until_complete(self._serve())
         finally:
-            for listener in self._listeners:
-                listener.close()
-            self._loop.close()
+            self._end()
+
+    def _end(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._loop.close()
 
     async def _serve(self) -> None:
-        accepting = [asyncio.ensure_future(self._accept(listener)) for listener in self._listeners]
+        for listener in self._listeners:
+            self._listen(listener)
         await self._stop.wait()
-        ending: set[asyncio.Future[None]] = {*accepting, *self._sockets}
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+        ending: set[asyncio.Future[None]] = set(self._sockets)
         while ending:  # wait_for() may swallow a cancellation that comes as it ends (before Python 3.12)
             for task in ending:
                 task.cancel()
             _, ending = await asyncio.wait(ending, timeout=0.05)
         await asyncio.sleep(0)  # transports close their sockets one turn later
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = await self._loop.sock_accept(listener)
-            except OSError as fault:  # a client that has gone again, or no more files
-                if fault.errno in _NO_FILES:
-                    self._evict()
-                await asyncio.sleep(0.05 if fault.errno in _NO_FILES else 0)
-                continue
-            if len(self._sockets) >= self._limits.connections and not self._evict():
-                connection.close()
-                continue
-            task = asyncio.ensure_future(self._talk(connection))
-            self._sockets[task], self._waiting[task] = connection, None
-            task.add_done_callback(self._forget)
-            await asyncio.sleep(0)  # those that were accepted before come first
+    def _listen(self, listener: socket.socket) -> None:
+        # not sock_accept(): cancelled as it succeeds, it loses the connection unclosed
+        if not self._stop.is_set():
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError as fault:  # a client that has gone again, or no more files
+            if fault.errno in _NO_FILES:
+                self._evict()
+                self._loop.remove_reader(listener)
+                self._loop.call_later(0.05, self._listen, listener)
+            return
+        if len(self._sockets) >= self._limits.connections and not self._evict():
+            connection.close()
+            return
+        task = self._loop.create_task(self._talk(connection))
+        self._sockets[task], self._waiting[task] = connection, None
+        task.add_done_callback(self._forget)
 
     def _evict(self) -> bool:
         """The connection goes that has waited longest for a request to be complete; whether there was one."""
@@ -148,7 +161,8 @@ class Server:
         if oldest is None:
             return False
         del self._waiting[oldest]
-        oldest.cancel()
+        with contextlib.suppress(OSError):  # not cancel(), which wait_for() may swallow before Python 3.12
+            self._sockets[oldest].shutdown(socket.SHUT_RDWR)
         return True
 
     def _forget(self, task: asyncio.Task[None]) -> None:
@@ -229,7 +243,8 @@ class _Collector:
     def close(self) -> None:
         """Ends; a collector that hangs is not waited for."""
         self._jobs.put(None)
-        self._thread.join(1.0)
+        if self._thread.ident is not None:
+            self._thread.join(1.0)
 
     async def collect(self, request: Request) -> Response:
         """In the loop: the answer, or that it takes too long."""
@@ -241,8 +256,7 @@ class _Collector:
         await asyncio.wait({future}, timeout=self._seconds)
         if future.done() and not future.cancelled():
             return future.result()
-        if self._waiting.get(key) is future:
-            del self._waiting[key]
+        self._forget(key, future)
         future.cancel()
         return error(HTTPStatus.SERVICE_UNAVAILABLE, "the metrics are not there in time", Retry_After="10")
 
@@ -251,20 +265,17 @@ class _Collector:
             key, request, future = job
             if future.cancelled():
                 continue
+            self._forget(key, future)  # from now on: the loop might be busy, and add requests that come later
+            response = self._routes.render(request)
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._waiting.pop, key, None)
-                response = self._routes.render(request)
                 self._loop.call_soon_threadsafe(_settle, future, response)
+
+    def _forget(self, key: tuple[str, ...], future: asyncio.Future[Response]) -> None:
+        """Who asks for the same from now on gets another answer."""
+        if self._waiting.get(key) is future:
+            self._waiting.pop(key, None)
 
 
 def _settle(future: asyncio.Future[Response], response: Response) -> None:
     if not future.done():
         future.set_result(response)
-
-
-def _close_in_child() -> None:
-    for server in list(_servers):
-        server.after_fork()
-
-
-os.register_at_fork(after_in_child=_close_in_child)

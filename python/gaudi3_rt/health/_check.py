@@ -41,6 +41,12 @@ class HealthCheck(Protocol):
     def open(self) -> None:
         """A monitor begins to watch."""
 
+    def prepare(self) -> None:
+        """Starts what the first run would have to wait for; in the thread of that run, which it is not counted to.
+
+        It has a timeout of its own, as long as that of a run. What it raises is CRITICAL, and it is called again.
+        """
+
     def close(self) -> None:
         """It has ended."""
 
@@ -85,6 +91,9 @@ class Check(Section):
     def open(self) -> None:
         """A monitor begins to watch."""
 
+    def prepare(self) -> None:
+        """Starts what the first run would have to wait for."""
+
     def close(self) -> None:
         """It has ended."""
 
@@ -118,6 +127,9 @@ class FunctionCheck:
 
     def open(self) -> None:
         """Nothing has to be opened."""
+
+    def prepare(self) -> None:
+        """Nothing has to be started."""
 
     def close(self) -> None:
         """Nothing has to be closed."""

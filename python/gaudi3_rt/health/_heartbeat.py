@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from gaudi3_rt._protocols import Clock
@@ -43,13 +42,9 @@ class Heartbeat:
 
 
 _by_name: dict[str, Heartbeat] = {}
-_making = threading.Lock()
 
 
 def heartbeat(name: str = TRAINING) -> Heartbeat:
     """The heartbeat of this name in this process; made when it is first asked for."""
     found = _by_name.get(name)
-    if found is None:
-        with _making:
-            found = _by_name.setdefault(name, Heartbeat())
-    return found
+    return _by_name.setdefault(name, Heartbeat()) if found is None else found  # no lock, which a fork might leave held

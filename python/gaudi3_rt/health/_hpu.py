@@ -60,9 +60,11 @@ class HpuDeviceCheck(Check):
         yield from ordered(self, "temperature_warning_celsius", "temperature_critical_celsius")
         yield from ordered(self, "memory_warning_ratio", "memory_critical_ratio")
 
-    def open(self) -> None:
-        """Imports what the first look would have to wait for."""
-        _providers.load()
+    def prepare(self) -> None:
+        """Starts the driver's library by a first reading, which may take seconds."""
+        device = self._find()
+        if device is not None:
+            device.telemetry()
 
     def close(self) -> None:
         """Gives back what its sensors hold, if this check has opened them."""
@@ -72,13 +74,10 @@ class HpuDeviceCheck(Check):
 
     def run(self, clock: Clock) -> Outcome:  # noqa: ARG002 (readings are of now)
         """Reads its sensors."""
-        there = next((one for one in _providers.all_devices() if one.name == self.device), None)
-        if there is None:
+        device = self._find()
+        if device is None:
             text = f"{self.device} is not there: hidden from this process, or lost"
             return Outcome(status=HealthStatus.CRITICAL, message=text)
-        if self._device is None or there.simulated:  # a real one keeps its sensors open; a simulated one may be new
-            self._device = there
-        device = self._device
         reading = device.telemetry()
         verdict = Verdict()
         for name in _READINGS:
@@ -88,6 +87,14 @@ class HpuDeviceCheck(Check):
         self._judge_readings(verdict, reading)
         self._judge_memory(verdict)
         return verdict.outcome(simulated=device.simulated)
+
+    def _find(self) -> Device | None:
+        there = next((one for one in _providers.all_devices() if one.name == self.device), None)
+        if there is None:
+            return None
+        if self._device is None or there.simulated:  # a real one keeps its sensors open; a simulated one may be new
+            self._device = there
+        return self._device
 
     def _judge_status(self, verdict: Verdict, reading: Telemetry) -> None:
         """What the driver says of it, and whether it answers at all."""

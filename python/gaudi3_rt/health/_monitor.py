@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 
 from typing_extensions import Self
 
 from gaudi3_rt import events
+from gaudi3_rt._forks import reset_in_children
 from gaudi3_rt._protocols import Clock
 from gaudi3_rt._redact import redact_text
 from gaudi3_rt.errors import ParameterValidationError
@@ -24,7 +23,6 @@ from gaudi3_rt.health._status import CheckResult, HealthReport, HealthStatus, Ou
 from gaudi3_rt.health._watched import Watched
 
 _log = logging.getLogger(__name__)
-_monitors: weakref.WeakSet[HealthMonitor] = weakref.WeakSet()
 
 
 class HealthMonitor:
@@ -32,6 +30,7 @@ class HealthMonitor:
 
     As a context manager it does so at an interval, from a thread of its own, which begins at once. Without one, call
     :meth:`check_now`. Each run of a check has its own daemon thread, so that none waits for another but for the limit.
+    Before its first run a check may start what it needs, in the same thread and for as long as its timeout.
     A run that exceeds its timeout hangs: its check is UNKNOWN, is not started again until it returns, and is CRITICAL
     when it still hangs at the time of its next run. It keeps no process from ending.
 
@@ -65,19 +64,19 @@ class HealthMonitor:
         self._users = 0  # the block, and each check_now() that is under way
         self._thread: threading.Thread | None = None
         self._after_fork()
-        _monitors.add(self)
+        reset_in_children(self)
 
     def _after_fork(self) -> None:
         """Also at the start. Locks may be held, and runs be under way, by threads that a child does not have."""
         self._changed = threading.Condition()
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # a signal handler may ask for a round
         self._pending: deque[events.HealthChanged] = deque()
         self._active = 0
         self._stop = False
         if self._thread is not None:
             self._thread = None
             for one in self._watched:
-                one.run = None
+                one.run, one.is_prepared = None, False
                 message = "not watched: this process was forked, and its parent watches"
                 one.result = replace(one.result, status=HealthStatus.UNKNOWN, message=message, figures={})
             self._status = HealthStatus.UNKNOWN
@@ -89,9 +88,14 @@ class HealthMonitor:
             msg = "this monitor is already running; make another one, or leave its with block first"
             raise ParameterValidationError(msg)
         self._use()
-        self._entered, self._stop = True, False
-        self._thread = threading.Thread(target=self._watch, name="gaudi3_rt health", daemon=True)
-        self._thread.start()
+        self._stop = False
+        thread = threading.Thread(target=self._watch, name="gaudi3_rt health", daemon=True)
+        try:
+            thread.start()
+        except BaseException:
+            self._disuse()
+            raise
+        self._entered, self._thread = True, thread
         return self
 
     def __exit__(
@@ -101,15 +105,17 @@ class HealthMonitor:
             self._stop = True
             self._changed.notify_all()
         thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()  # it waits for nothing but what was just said
-        self._entered = False
-        self._disuse()
+        try:
+            if thread is not None:
+                thread.join()  # it waits for nothing but what was just said
+        finally:
+            self._entered = False
+            self._disuse()
 
     def _watch(self) -> None:
         while not self._stop:
             due = time.monotonic() + self.interval_seconds
-            self._round()
+            self._round(lambda: self._stop)
             with self._changed:
                 self._changed.wait_for(lambda: self._stop, max(due - time.monotonic(), 0))
 
@@ -126,10 +132,10 @@ class HealthMonitor:
         return {result.check: result.status.value for result in self.report().results}
 
     def check_now(self) -> HealthReport:
-        """Runs all checks once, and waits for them, for no longer than their timeouts."""
+        """Runs all checks once, and waits for them, for no longer than their timeouts; the first time twice as long."""
         self._use()
         try:
-            self._round()
+            self._round(lambda: False)
         finally:
             self._disuse()
         return self.report()
@@ -160,13 +166,16 @@ class HealthMonitor:
                     one.check.open()
                     one.is_open = True
                 elif one.is_open and not is_used and is_idle:
-                    one.is_open = False
-                    one.check.close()
+                    one.is_open = one.is_prepared = False
+                    try:
+                        one.check.close()
+                    except Exception:  # noqa: BLE001 (the others are closed, and what ended the block is not hidden)
+                        _log.exception("the check %s cannot be closed", one.label)
 
     # One round
 
-    def _round(self) -> None:
-        """Starts what is due as far as the limit allows, and waits until each has ended or hangs."""
+    def _round(self, is_over: Callable[[], bool]) -> None:
+        """Starts what is due as far as the limit allows, and waits until each has ended or hangs, or the round does."""
         with self._changed:
             queue: deque[Watched] = deque()
             for one in self._watched:
@@ -175,7 +184,7 @@ class HealthMonitor:
                 else:
                     queue.append(one)
             waiting: list[Watched] = []
-            while (queue or waiting) and not self._stop:
+            while (queue or waiting) and not is_over():
                 while queue and (queue[0].run is not None or self._active < self.max_concurrent):
                     one = queue.popleft()
                     if one.run is None:  # else a round at the same time has started it
@@ -206,6 +215,10 @@ class HealthMonitor:
     def _run(self, one: Watched, run: object) -> None:
         began = time.perf_counter()
         try:
+            if not one.is_prepared:
+                one.check.prepare()
+                self._note_prepared(one, run)
+                began = time.perf_counter()
             outcome = one.check.run(self._clock)
         except BaseException as error:  # noqa: BLE001 (whatever a check raises, the others go on)
             outcome = _raised(error)
@@ -222,6 +235,15 @@ class HealthMonitor:
             self._changed.notify_all()
         self._emit()
         self._open_or_close([one])
+
+    def _note_prepared(self, one: Watched, run: object) -> None:
+        """What had to be started is no time of the check: now it has all of its own."""
+        with self._changed:
+            if one.run is run:
+                one.is_prepared = True
+                one.began = time.monotonic()
+                one.deadline = one.began + one.check.timeout_seconds
+                self._changed.notify_all()
 
     def _give_up_late(self, waiting: list[Watched]) -> None:
         now = time.monotonic()
@@ -331,11 +353,3 @@ def _check_arguments(checks: tuple[HealthCheck, ...], interval_seconds: float, m
     if isinstance(max_concurrent, bool) or not isinstance(max_concurrent, int) or max_concurrent < 1:
         msg = f"max_concurrent={max_concurrent!r}: has to be a whole number, 1 or more"
         raise ParameterValidationError(msg)
-
-
-def _reset_monitors() -> None:
-    for monitor in list(_monitors):
-        monitor._after_fork()
-
-
-os.register_at_fork(after_in_child=_reset_monitors)

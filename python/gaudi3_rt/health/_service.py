@@ -23,6 +23,8 @@ from gaudi3_rt.health._status import HealthStatus, Outcome, Verdict
 
 HttpStatus = Annotated[int, Field(ge=100, le=599), AsInteger]
 _SUCCESS = range(200, 300)
+_SHARE = 0.9
+"""Of ``timeout_seconds``, what the network has: a check that needs all of it counts as hanging, whatever it finds."""
 
 
 def _fit_to_ask(text: str) -> str:
@@ -77,7 +79,7 @@ class HttpServiceCheck(Check):
             handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=self.ca_file)))
         request = urllib.request.Request(self.url, method=self.method, headers={"User-Agent": "gaudi3-rt-health"})  # noqa: S310 (http or https)
         try:
-            with urllib.request.build_opener(*handlers).open(request, timeout=self.timeout_seconds) as answer:
+            with urllib.request.build_opener(*handlers).open(request, timeout=_SHARE * self.timeout_seconds) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             with error:
@@ -97,7 +99,7 @@ class TcpServiceCheck(Check):
         where = f"{self.host}:{self.port}"
         began = time.perf_counter()
         try:
-            socket.create_connection((self.host, self.port), timeout=self.timeout_seconds).close()
+            socket.create_connection((self.host, self.port), timeout=_SHARE * self.timeout_seconds).close()
         except (OSError, UnicodeError) as error:
             return _failure(error, where)
         seconds = time.perf_counter() - began

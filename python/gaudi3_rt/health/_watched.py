@@ -17,9 +17,10 @@ class Watched:
     Attributes:
         result: the last that is known.
         is_open: whether it was opened, and not closed since.
+        is_prepared: whether it was prepared, and not closed since.
         run: stands for the run that is under way; None if there is none.
         hangs: whether that has exceeded its timeout.
-        began: when it was started, on the monotonic clock of the system.
+        began: when it was started or prepared, on the monotonic clock of the system.
         began_at: the same in seconds since the epoch.
         deadline: when it exceeds its timeout, on the monotonic clock of the system.
     """
@@ -34,7 +35,7 @@ class Watched:
             message="not looked at yet",
             since=now,
         )
-        self.is_open = False
+        self.is_open = self.is_prepared = False
         self.run: object | None = None
         self.hangs = False
         self.began = self.began_at = self.deadline = 0.0
