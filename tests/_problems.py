@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -276,6 +276,21 @@ def check_against_reference(kernel: str, take: Callable[[Problem], object], this
             assert moved.any() or error.size < (7 if j == 0 else 100), f"{name}: the bound is not far below the step"
         grad = this.operands[1][0]
         grad.copy_(torch.from_numpy(generator.standard_normal(grad.shape)))
+
+
+def check_all(cases: Iterable[tuple], check: Callable[..., object]) -> None:
+    """Checks every case and names all that fail: one test for what is too small to be thousands."""
+    failed = []
+
+    def passes(case: tuple) -> None:
+        try:
+            check(*case)
+        except AssertionError as error:
+            failed.append(f"{case}: {error}")
+
+    for case in cases:
+        passes(case)
+    assert not failed, f"{len(failed)} cases fail:\n" + "\n".join(failed)
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:

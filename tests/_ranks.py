@@ -56,8 +56,8 @@ def _start(rank, scenarios, directory, world):
             try:
                 scenario(rank)
             except Exception as error:  # noqa: PERF203 (a handful of scenarios)
-                error.add_note(f"in {scenario.__name__}: {scenario.__doc__}")
-                raise
+                message = f"in {scenario.__name__}: {scenario.__doc__}"
+                raise RuntimeError(message) from error
         dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -1,7 +1,7 @@
-"""The axes of the tests: a test that takes `kernel`, `isa`, `reduction`, `dtype` or `size` runs for every one.
+"""The axes of the tests: a test that takes `kernel`, `isa`, `reduction` or `dtype` runs for every one.
 
-All but the sizes come from the registry, so what is listed there is tested. Module scope is what hypothesis asks of
-fixtures that stay the same from example to example, and keeps the tests of a file together.
+All come from the registry, so what is listed there is tested. Module scope is what hypothesis asks of fixtures that
+stay the same from example to example, and keeps the tests of a file together.
 """
 
 import os
@@ -120,12 +120,6 @@ def wire(request):
 @pytest.fixture(scope="module", params=_problems.DTYPES, ids=str)
 def dtype(request):
     """A dtype that operands may be stored in."""
-    return request.param
-
-
-@pytest.fixture(scope="module", params=_problems.SIZES)
-def size(request):
-    """A number of elements."""
     return request.param
 
 

@@ -6,6 +6,7 @@ import _stored
 import numpy as np
 import pytest
 import torch
+from _cases import for_all
 from _stored import BLOCK, BLOCK_CODECS, Engine, Stored
 
 from gaudi3_rt import _core
@@ -19,8 +20,7 @@ def decoded(isa, codec, codes, scales):
     return _stored.Engine(isa).load(Stored(codec, torch.from_numpy(codes).view(torch.int8), repeated)).double().numpy()
 
 
-@pytest.mark.parametrize("largest", [1.0, 3.7, 1e-30, 3e38])
-@pytest.mark.parametrize("octaves", [1, 2, 5, 16, 32])
+@for_all(largest=[1.0, 3.7, 1e-30, 3e38], octaves=[1, 2, 5, 16, 32])
 def test_int8_codes_mean_what_the_header_says(isa, largest, octaves):
     """All codes, of either sign, against the words in the header."""
     codes = np.arange(256, dtype=np.uint8)
@@ -51,7 +51,7 @@ def test_fp8_codes_are_torchs_numbers(isa, scale):
 
 
 @every_codec
-@pytest.mark.parametrize("kind", _stored.KINDS)
+@for_all(kind=_stored.KINDS)
 def test_numbers_are_stored_as_one_of_the_codes_beside_them(isa, codec, kind):
     """Never further than one distance of codes; zero as zero, positive numbers never as zero."""
     _stored.check_blocks(Engine(isa), codec, kind)
@@ -98,8 +98,7 @@ def test_bits_do_not_depend_on_the_build(codec, kind, flush):
 
 
 @every_codec
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", [0, 255, 300, 767, 900])
+@for_all(bad=[math.nan, math.inf, -math.inf], place=[0, 255, 300, 767, 900])
 def test_what_is_not_finite_makes_its_block_nan(isa, codec, bad, place):
     """All of its block, so that it is not overlooked, and no element of another."""
     values = _stored.gradients("usual", 1000, positive=codec.endswith("positive"))
@@ -114,7 +113,7 @@ def test_what_is_not_finite_makes_its_block_nan(isa, codec, bad, place):
 
 
 @every_codec
-@pytest.mark.parametrize("n", [0, 1, 2, 255, 256, 257, 511, 512, 513, 769])
+@for_all(n=[0, 1, 2, 255, 256, 257, 511, 512, 513, 769])
 def test_ragged_ends(isa, codec, n):
     """A tensor that ends early has the whole blocks of a longer one, and its own last; nothing is written behind."""
     values = _stored.gradients("three decades", 1024, positive=codec.endswith("positive"))

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 PROBE = """
 import json, os, sys, threading
 import torch
@@ -18,6 +20,7 @@ print(json.dumps({
 """
 
 
+@pytest.fixture(scope="module")
 def probe():
     """What a fresh interpreter says."""
     result = subprocess.run(  # noqa: S603 (our own code)
@@ -26,21 +29,20 @@ def probe():
     return json.loads(result.stdout)
 
 
-def test_import_changes_nothing():
+def test_import_changes_nothing(probe):
     """Environment variables, Python threads and operating-system threads are as before."""
-    assert probe()["same"] == [True, True, True]
+    assert probe["same"] == [True, True, True]
 
 
-def test_import_brings_no_optional_or_vendor_package():
+def test_import_brings_no_optional_or_vendor_package(probe):
     """Only the package itself and what torch had not imported of the standard library."""
-    foreign = set(probe()["new"]) - sys.stdlib_module_names - {"torch", "numpy", "__mp_main__"}
+    foreign = set(probe["new"]) - sys.stdlib_module_names - {"torch", "numpy", "__mp_main__"}
     assert foreign == {"gaudi3_rt"}
 
 
-def test_version_is_that_of_the_distribution():
+def test_version_is_that_of_the_distribution(probe):
     """One place says the version: pyproject.toml."""
-    found = probe()
-    assert found["version"].count(".") == 2
+    assert probe["version"].count(".") == 2
 
 
 def test_services_are_imported_when_used():

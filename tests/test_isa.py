@@ -1,7 +1,6 @@
 """The builds for vector widths, which of them runs, and how a step behaves inside its process: threads, GIL, memory."""
 
 import ctypes.util
-import itertools
 import json
 import re
 import shutil
@@ -93,12 +92,12 @@ for refused in (gaudi3_rt.build_info, lambda: gaudi3_rt.optim.FusedAdamW([torch.
 # Runs each script in a fork of an interpreter that has imported torch, which takes long, and nothing of ours.
 FORKS = """
 import os, sys, torch, torch._dynamo
-for script, name in SCRIPTS:
+for script, environment in SCRIPTS:
     child = os.fork()
     if child == 0:
         assert "GAUDI3_RT_ISA" not in os.environ and not any(module.startswith("gaudi3_rt") for module in sys.modules)
-        if name is not None:
-            os.environ["GAUDI3_RT_ISA"] = name
+        assert len(os.listdir("/proc/self/task")) == 1
+        os.environ.update(environment)
         exec(script)
         print("---", flush=True)
         os._exit(0)
@@ -106,14 +105,22 @@ for script, name in SCRIPTS:
 """
 
 
+def run_forks(scripts):
+    """What each of these (script, its environment) prints in a process of its own."""
+    run = run_python(FORKS.replace("SCRIPTS", repr(scripts)))
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    printed = run.stdout.split("---\n")[:-1]
+    assert len(printed) == len(scripts)
+    return printed
+
+
 @pytest.fixture(scope="module")
 def forced():
     """What processes print with GAUDI3_RT_ISA set to each build's name, to none of them, and unset."""
-    names = [*_core.isas(), "mmx", None]
-    run = run_python(FORKS.replace("SCRIPTS", repr([(REFUSED if name == "mmx" else FORCED, name) for name in names])))
-    assert run.returncode == 0, run.stderr
-    assert run.stderr == ""
-    return dict(zip(names, run.stdout.split("---\n")[:-1], strict=True))
+    names = [*_core.isas(), "mmx"]
+    scripts = [(REFUSED if name == "mmx" else FORCED, {"GAUDI3_RT_ISA": name}) for name in names]
+    return dict(zip([*names, None], run_forks([*scripts, (FORCED, {})]), strict=True))
 
 
 def test_the_variable_forces_a_build(forced, isa):
@@ -200,14 +207,11 @@ print(json.dumps({"counts": counts, "libraries": sorted(libraries), "torch": os.
 
 @pytest.fixture(scope="module")
 def processes():
-    """Fresh processes that step: with two threads after torch has used its own, and with one and with two, alone."""
+    """Processes that step: with two threads after torch has used its own, and with one and with two, alone."""
     cases = {"after torch": (2, True), "alone, 1": (1, False), "alone, 2": (2, False)}
     scripts = [THREADS.replace("N_THREADS", str(n)).replace("TORCH_FIRST", str(first)) for n, first in cases.values()]
-    with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(run_python, scripts))
-    for run in runs:
-        assert run.returncode == 0, run.stderr
-    return {case: json.loads(run.stdout) for case, run in zip(cases, runs, strict=True)}
+    printed = run_forks([(script, {}) for script in scripts])
+    return {case: json.loads(text) for case, text in zip(cases, printed, strict=True)}
 
 
 def test_one_openmp_runtime(processes):
@@ -233,7 +237,7 @@ def test_torch_governs_the_number_of_threads(processes):
 
 
 def test_other_threads_run_during_a_step():
-    """The GIL is released: a Python thread goes on without pause while another one takes a long step."""
+    """The GIL is released: a Python thread goes on while another one takes a long step, and not at its ends alone."""
     zeros = [torch.zeros(1 << 24, dtype=torch.float16) for _ in range(4)]
     long = _problems.Problem("adamw", [[x] for x in zeros], [torch.tensor(0.0)])
     began, ended = [], []
@@ -249,9 +253,7 @@ def test_other_threads_run_during_a_step():
     while worker.is_alive():
         ticks.append(time.perf_counter())
         time.sleep(0.0005)
-    inside = [began[0], *(t for t in ticks if began[0] < t < ended[0]), ended[0]]
-    longest_pause = max(later - earlier for earlier, later in itertools.pairwise(inside))
-    assert longest_pause < 0.5 * (ended[0] - began[0])
+    assert sum(began[0] < tick < ended[0] for tick in ticks) >= 10
 
 
 def resident(what):

@@ -6,6 +6,7 @@ import itertools
 import _problems
 import pytest
 import torch
+from _cases import for_all
 from _problems import DTYPES, LARGE_SIZES, MANY_SIZES, SPECIAL_VALUES, assert_same_bits, operand_names, problem, step
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,9 +19,13 @@ THREADS = [1, 2, 3, 8]
 # Against the definition
 
 
-def test_step_is_the_definition(kernel, isa, size):
+def test_step_is_the_definition(kernel, isa):
     """Several float32 steps stay within a few roundings of the definition, each far smaller than the step."""
-    _problems.check_against_reference(kernel, lambda this: step(isa, this), problem(kernel, [size]), n_steps=4)
+
+    def check(size):
+        _problems.check_against_reference(kernel, lambda this: step(isa, this), problem(kernel, [size]), n_steps=4)
+
+    _problems.check_all([(size,) for size in _problems.SIZES], check)
 
 
 def test_first_step_is_the_definition(kernel, isa):
@@ -52,18 +57,19 @@ def test_a_sign_is_open_at_a_tie_and_only_there(isa):
     _problems.check_against_reference("lion", lambda this: step(isa, this), this)
 
 
-@pytest.mark.parametrize("t", [0, 1, 9, 999, 10**6, 2**24 - 2])
+@for_all(t=[0, 1, 9, 999, 10**6, 2**24 - 2])
 def test_step_number_reaches_the_formula(kernel, t):
     """Step numbers from the first to the last that float32 counts are honoured."""
     _problems.check_against_reference(kernel, lambda this: step("scalar", this), problem(kernel, [100], t=t))
 
 
-@pytest.mark.parametrize("n", [_core.CHUNK - 1, _core.CHUNK, _core.CHUNK + 1, 2 * _core.CHUNK + 77])
+@for_all(n=[_core.CHUNK - 1, _core.CHUNK, _core.CHUNK + 1, 2 * _core.CHUNK + 77])
 def test_chunks_meet_without_gap_or_overlap(kernel, isa, n):
     """Lengths around the chunk size are stepped once everywhere."""
     _problems.check_against_reference(kernel, lambda this: step(isa, this, n_threads=2), problem(kernel, [n]))
 
 
+@for_all(dtype=_problems.DTYPES)
 def test_stored_dtypes_are_rounded_once(kernel, isa, dtype):
     """With all operands in one dtype the result is the definition of what was stored, rounded to the dtype."""
     this = problem(kernel, [700], dtypes=[dtype] * len(operand_names(kernel)))
@@ -218,23 +224,26 @@ def test_flushing_of_denormals_holds_in_all_threads(kernel, flush):
         assert_same_bits(got, want, f"{isa}, {n_threads} threads")
 
 
-@pytest.mark.parametrize("value", [*SPECIAL_VALUES[2:], -1.0], ids=str)
-def test_bad_elements_stay_in_their_lane(elementwise_kernel, isa, value):
+def test_bad_elements_stay_in_their_lane(elementwise_kernel, isa):
     """A NaN, infinity, denormal or huge number at i, in any operand, changes the results at i only."""
     kernel = elementwise_kernel
     clean = problem(kernel, [77])
     want = clean.clone()
     step(isa, want)
-    for j, i in itertools.product(range(len(clean.operands)), [0, 5, 63, 64, 72, 76]):
+    names = operand_names(kernel)
+
+    def check(value, name, i):
         dirty = clean.clone()
-        dirty.operands[j][0][i] = value
+        dirty.operands[names.index(name)][0][i] = value
         step(isa, dirty)
         for got, expected in zip(dirty.operands, want.operands, strict=True):
             got[0][i] = expected[0][i]
-        assert_same_bits(dirty, want, f"{value} in {operand_names(kernel)[j]}[{i}]")
+        assert_same_bits(dirty, want)
+
+    _problems.check_all(itertools.product([*SPECIAL_VALUES[2:], -1.0], names, [0, 5, 63, 64, 72, 76]), check)
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@for_all(value=[torch.nan, torch.inf])
 def test_bad_gradients_reach_the_result(kernel, isa, value):
     """A gradient that is not finite is not swallowed: some output of its element is not finite."""
     this = problem(kernel, [77])
@@ -282,7 +291,7 @@ def test_kernels_and_hyper_parameters_share_a_list(isa):
         assert_same_bits(group, one, f"group {i}")
 
 
-@pytest.mark.parametrize("sizes", [[0], [], [0, 0, 9], [9, 0], [0, 9, 0, 0, 600, 0]], ids=str)
+@for_all(sizes=[[0], [], [0, 0, 9], [9, 0], [0, 9, 0, 0, 600, 0]])
 def test_empty_tensors_are_passed_over(kernel, isa, sizes):
     """Empty tensors anywhere change nothing about the others; only their counter advances."""
     this = problem(kernel, sizes)

@@ -9,7 +9,8 @@ import _problems
 import numpy as np
 import pytest
 import torch
-from _problems import LARGE_SIZES, MANY_SIZES, SPECIAL_VALUES, assert_same_bits, problem, step
+from _cases import for_all
+from _problems import LARGE_SIZES, MANY_SIZES, SPECIAL_VALUES, assert_same_bits, check_all, problem, step
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +39,7 @@ def random(size, dtype=torch.float32, seed=0, special=0.0):
 # The reductions
 
 
-@pytest.mark.parametrize("n", [*_problems.SIZES, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 515])
+@for_all(n=[*_problems.SIZES, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 515])
 def test_reduction_is_the_definition(reduction, isa, dtype, n):
     """The result is that of the definition to within the roundings of one lane's sum.
 
@@ -112,8 +113,7 @@ def test_flushing_of_denormals_holds_in_all_threads(flush):
         assert np.allclose(got, want, rtol=1e-12, atol=0), f"{isa}, {n_threads} threads"
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("n", [1, 9, 63, 513, CHUNK, CHUNK + 7])
+@for_all(value=[math.nan, math.inf, -math.inf], n=[1, 9, 63, 513, CHUNK, CHUNK + 7])
 def test_one_bad_element_anywhere_is_found(isa, dtype, value, n):
     """A single NaN or infinity is seen by all reductions in every stream, lane and ragged end, first to last."""
     x = random(n, dtype)
@@ -214,19 +214,21 @@ def numpy_norm(this, factor=1.0):
     return math.sqrt(math.fsum(float(np.square(g.double().numpy()).sum()) for g in this.operands[1])) * abs(factor)
 
 
-@pytest.mark.parametrize("max_norm", [0.0, 1e-3, 0.5, 3.0, 1e4, math.inf])
-@pytest.mark.parametrize("grad_factor", [1.0, -0.25, 1 / 65536])
-def test_step_clips_by_the_norm_of_all_gradients(kernel, isa, max_norm, grad_factor):
+def test_step_clips_by_the_norm_of_all_gradients(kernel, isa):
     """The norm is that of the factored gradients, and the step that with torch's clip coefficient, bit by bit."""
     dtypes = [_problems.DTYPES[i % len(_problems.DTYPES)] for i in range(len(_problems.operand_names(kernel)))]
-    this = problem(kernel, [700, 0, 33, 20_000], dtypes=dtypes)
-    want = this.clone()
-    norm, stepped = step(isa, this, n_threads=2, max_norm=max_norm, grad_factor=grad_factor)
-    assert stepped
-    assert math.isclose(norm, numpy_norm(want, grad_factor), rel_tol=1e-12)
-    coefficient = min(1.0, max_norm / (norm + 1e-6))
-    step("scalar", want, grad_factor=grad_factor * coefficient)
-    assert_same_bits(this, want)
+    start = problem(kernel, [700, 0, 33, 20_000], dtypes=dtypes)
+
+    def check(max_norm, grad_factor):
+        this, want = start.clone(), start.clone()
+        norm, stepped = step(isa, this, n_threads=2, max_norm=max_norm, grad_factor=grad_factor)
+        assert stepped
+        assert math.isclose(norm, numpy_norm(want, grad_factor), rel_tol=1e-12)
+        coefficient = min(1.0, max_norm / (norm + 1e-6))
+        step("scalar", want, grad_factor=grad_factor * coefficient)
+        assert_same_bits(this, want)
+
+    check_all(itertools.product([0.0, 1e-3, 0.5, 3.0, 1e4, math.inf], [1.0, -0.25, 1 / 65536]), check)
 
 
 def test_clip_coefficient_is_torchs(isa):
@@ -257,21 +259,24 @@ def test_norm_bits_do_not_depend_on_threads(kernel):
         assert_same_bits(got, want, f"{isa}, {n_threads} threads")
 
 
-@pytest.mark.parametrize("value", [v for v in SPECIAL_VALUES if not math.isfinite(v)])
-@pytest.mark.parametrize("n_threads", [1, 3])
-@pytest.mark.parametrize("place", [0, 33, -1])
-def test_skipped_steps_change_nothing(kernel, isa, value, n_threads, place):
+def test_skipped_steps_change_nothing(kernel, isa):
     """With `skip_nonfinite` a gradient that is not finite leaves every byte, also of counters and gradients."""
-    this = problem(kernel, [20_000, 50, 60_000])
-    this.operands[1][2][place] = value
-    before = this.clone()
-    norm, stepped = step(isa, this, n_threads=n_threads, max_norm=math.inf, skip_nonfinite=True)
-    assert not stepped
-    assert not math.isfinite(norm)
-    assert_same_bits(this, before)
+    start = problem(kernel, [20_000, 50, 60_000])
+
+    def check(value, n_threads, place):
+        this = start.clone()
+        this.operands[1][2][place] = value
+        before = this.clone()
+        norm, stepped = step(isa, this, n_threads=n_threads, max_norm=math.inf, skip_nonfinite=True)
+        assert not stepped
+        assert not math.isfinite(norm)
+        assert_same_bits(this, before)
+
+    values = [value for value in SPECIAL_VALUES if not math.isfinite(value)]
+    check_all(itertools.product(values, [1, 3], [0, 33, -1]), check)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@for_all(value=[math.nan, math.inf])
 def test_a_bad_norm_reaches_the_step(kernel, isa, value):
     """Without `skip_nonfinite` the step is taken as with torch: clipping by a NaN norm makes everything NaN."""
     this = problem(kernel, [20, 50])
@@ -304,6 +309,7 @@ def test_without_max_norm_there_is_no_norm(kernel):
     assert step("scalar", this, skip_nonfinite=True) == (None, True)
 
 
+@for_all(reduction=_core.reductions())
 def test_reduce_grads_reads_the_gradients(kernel, reduction, isa):
     """The list's own reduction is that of the gradients, one number per tensor; nothing else is read or written."""
     dtypes = [_problems.DTYPES[i % len(_problems.DTYPES)] for i in range(len(_problems.operand_names(kernel)))]

@@ -7,6 +7,7 @@ import _problems
 import numpy as np
 import pytest
 import torch
+from _cases import for_all
 from _problems import assert_same_bits, operand_names, problem, step
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,8 +28,7 @@ def permuted(this, order):
     return _problems.Problem(this.kernel, [[x.permute(back) for x in operand] for operand in memory], this.steps)
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-@pytest.mark.parametrize("order", [(0, 2, 3, 1), (3, 1, 0, 2), (0, 1, 3, 2)])
+@for_all(exchange=[True, False], order=[(0, 2, 3, 1), (3, 1, 0, 2), (0, 1, 3, 2)])
 def test_dense_layouts_are_taken(kernel, isa, order, exchange):
     """Permuted dense tensors (channels_last and others) are stepped in place if all operands are laid out alike."""
     this = problem(kernel, [(2, 3, 5, 7), (1, 4, 1, 6)])
@@ -57,8 +57,7 @@ NOT_TAKEN = {
 }
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-@pytest.mark.parametrize("what", NOT_TAKEN)
+@for_all(exchange=[True, False], what=NOT_TAKEN)
 def test_other_memory_is_left_over(kernel, what, exchange):
     """What is not plain dense memory of a stored dtype, laid out like its parameter, is returned and not touched."""
     for operand in range(len(operand_names(kernel))):
@@ -75,8 +74,7 @@ def test_other_memory_is_left_over(kernel, what, exchange):
                 assert torch.equal(x[1], y[1])
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@for_all(exchange=[True, False], shape=[(), (1,), (1, 1)])
 def test_a_negated_element_is_left_over(kernel, exchange, shape):
     """The imaginary part of a conjugate holds the negative in memory; where it is one element, it looks dense."""
     for operand in range(len(operand_names(kernel))):
@@ -87,8 +85,7 @@ def test_a_negated_element_is_left_over(kernel, exchange, shape):
         assert this.extend(_core.TensorList("scalar", torch.Tensor, exchange)) == [1], operand_names(kernel)[operand]
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-@pytest.mark.parametrize("what", ["storage freed", "zeros without storage"])
+@for_all(exchange=[True, False], what=["storage freed", "zeros without storage"])
 def test_tensors_without_memory_are_left_over(kernel, what, exchange):
     """A tensor whose elements are nowhere, as between the steps of a sharded model, is not read."""
     freed = torch.ones(4)
@@ -100,17 +97,15 @@ def test_tensors_without_memory_are_left_over(kernel, what, exchange):
         assert left_over == [1], operand_names(kernel)[operand]
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-@pytest.mark.parametrize(
-    "counter",
-    [
+@for_all(
+    exchange=[True, False],
+    counter=[
         torch.tensor(1),
         torch.ones(2),
         torch.ones(0),
         torch.tensor(1.0, dtype=torch.float16),
         torch.ones((), device="meta"),
     ],
-    ids=str,
 )
 def test_other_counters_are_left_over(kernel, counter, exchange):
     """A counter that is not one float32 or float64 in CPU memory leaves its tensor over."""

@@ -14,6 +14,7 @@ _LONGEST_HOST = 253
 _HOLD_IPV4 = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
 """Compatible and mapped (RFC 4291), translated (RFC 2765), NAT64 (RFC 6052): IPv4 is in the last 32 bits."""
 _LONGEST_LABEL = 63
+_UNREADABLE = "is no URL: its host or port cannot be read"
 
 
 def url_fault(text: str, schemes: Collection[str], *, block_private: bool = False) -> str | None:
@@ -36,8 +37,10 @@ def _url_faults(text: str, schemes: Collection[str], *, block_private: bool) -> 
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        yield "is no URL: its host or port cannot be read"
+        yield _UNREADABLE
         return
+    if not _has_fitting_brackets(parts.netloc):
+        yield _UNREADABLE
     if parts.scheme not in schemes:
         yield f"has the scheme {parts.scheme[:20]!r}; allowed: {', '.join(sorted(schemes))}"
     if "@" in parts.netloc:
@@ -101,6 +104,21 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if any(address in network for network in _HOLD_IPV4) and int(address) > 1:  # :: and ::1 are IPv6's own
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.sixtofour
+
+
+def _has_fitting_brackets(netloc: str) -> bool:
+    """Whether brackets, if any, hold an IPv6 address and have only a port beside them.
+
+    What ``urlsplit()`` takes there depends on the version of Python, and so does the host that it sees.
+    """
+    if "[" not in netloc:
+        return True
+    inside, _, after = netloc.rpartition("@")[2].removeprefix("[").partition("]")
+    try:
+        ipaddress.IPv6Address(inside)
+    except ValueError:
+        return False
+    return not after or after.startswith(":")
 
 
 def _is_host(host: str) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from types import ModuleType
 
 from gaudi3_rt._protocols import Device, Provider
 
@@ -37,14 +36,9 @@ def find(kind: str) -> Provider | None:
     return _open.get(kind)
 
 
-def load() -> ModuleType:
-    """Imports the service ``device``, which takes a while the first time."""
-    return importlib.import_module("gaudi3_rt.device")
-
-
 def all_devices() -> Sequence[Device]:
-    """All that this process may use, not acquired."""
-    found: Sequence[Device] = load().devices()
+    """All that this process may use, not acquired. The first time this imports the service ``device``."""
+    found: Sequence[Device] = importlib.import_module("gaudi3_rt.device").devices()
     return found
 
 

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 import _habana_package
 import pytest
+from _threads import refuse
 
 from gaudi3_rt import device, events
 from gaudi3_rt._cpu_times import CpuUtilization
@@ -134,7 +136,8 @@ def test_nothing_is_emitted_for_what_says_nothing():
     assert captured[0].power_watts is None
 
 
-def test_a_sensor_that_hangs_delays_nobody(caplog):
+@pytest.mark.parametrize("error", [None, OSError("lost")])
+def test_a_sensor_that_hangs_delays_nobody(caplog, error):
     """Not the other devices, not the end of the block; what it says after that is nobody's."""
     dead, alive = Board("dead", power_watts=1.0), Board("alive", power_watts=2.0)
     dead.hangs.set()
@@ -144,12 +147,27 @@ def test_a_sensor_that_hangs_delays_nobody(caplog):
         with DeviceSampler([dead, alive], interval_seconds=SHORT):
             assert dead.asked.wait(LONG)
             assert {next_one().device for _ in range(5)} == {"alive"}
-            (hanging,) = [thread for thread in readers() if "dead" in thread.name]
-        assert "sensors of dead: a reading has not ended after 0.001 s; it is left behind" in caplog.text
-        with capture_events(events.DeviceSampled) as late:
+            reading = readers()
+        # in so short a time the other may not have ended either
+        assert re.search("sensors of dead.*: a reading has not ended after 0.001 s; it is left behind", caplog.text)
+        with capture_events() as late:
+            dead.error = error
             dead.goes_on.set()
-            hanging.join(LONG)
-        assert [one.device for one in late if one.device == "dead"] == []
+            for thread in reading:
+                thread.join(LONG)
+        assert [one for one in late if one.device == "dead"] == []
+
+
+def test_without_threads_it_has_not_begun(monkeypatch):
+    """Those that were started end, and it can begin later."""
+    sampler = DeviceSampler([Board("one"), Board("two")], interval_seconds=1000)
+    with monkeypatch.context() as patch:
+        refuse(patch, "sensors of two")
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            sampler.__enter__()
+    assert readers() == []
+    with sampler:
+        assert len(readers()) == 2
 
 
 def test_a_device_that_fails_is_told_of_once():

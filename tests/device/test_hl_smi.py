@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from _threads import child_succeeds
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +40,11 @@ def hl_smi(tmp_path, monkeypatch):
         command.chmod(0o755)
         return folder
 
-    return install
+    yield install
+    for process in _hl_smi._left_behind:  # on a slow machine also those that can be killed
+        process.kill()
+        process.wait()
+    _hl_smi._left_behind.clear()
 
 
 def test_table(hl_smi, host):
@@ -119,6 +124,7 @@ def test_values_that_cannot_be_read(value):
         ("print('nothing')", "printed no table with module_id or index"),
         ("print('module_id, name')", r"shows modules \[\], not 0"),
         ("sys.stdout.buffer.write(bytes(range(256)))", "printed no table"),
+        ("print('module_id\\n' + 'x' * 200_000)", "printed no table: field larger than field limit"),
     ],
 )
 def test_failures(hl_smi, code, words):
@@ -140,22 +146,32 @@ def test_a_command_that_cannot_be_killed(hl_smi, monkeypatch):
     """As one that waits inside a driver that hangs: it is not waited for, and no second one is started beside it."""
     hl_smi("time.sleep(600)")
     monkeypatch.setattr(_hl_smi, "TIMEOUT", 0.1)
-    monkeypatch.setattr(_hl_smi, "LAST", 0.01)
     clock = FakeClock()
     source = _hl_smi.HlSmi(clock)
     with monkeypatch.context() as unkillable:
         unkillable.setattr(subprocess.Popen, "kill", lambda _: None)
+        unkillable.setattr(_hl_smi, "LAST", 0.01)
         with pytest.raises(SourceError, match="did not answer within"):
             source.boards()
         clock.advance(_hl_smi.FRESH * 2)
-        with pytest.raises(SourceError, match=r"hl-smi \(pid [0-9]+\) has not answered, and has not ended"):
-            source.boards()
-        assert source._hanging.poll() is None
-    source._hanging.kill()
-    source._hanging.wait()
+        for one in (source, _hl_smi.HlSmi()):
+            with pytest.raises(SourceError, match=r"hl-smi \(pid [0-9]+\) has not answered, and has not ended"):
+                one.boards()
+        (hanging,) = _hl_smi._left_behind
+        assert hanging.poll() is None
+    hanging.kill()
+    hanging.wait()
     clock.advance(_hl_smi.FRESH * 2)
     with pytest.raises(SourceError, match="did not answer within"):
         source.boards()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_that_is_forked_while_the_command_runs(hl_smi):
+    """Runs its own."""
+    hl_smi(f"print({TABLE!r})")
+    source = _hl_smi.HlSmi()
+    assert child_succeeds(source.boards, source._lock)
 
 
 def test_no_command(hl_smi):

@@ -4,10 +4,12 @@ import functools
 import importlib
 import shutil
 import subprocess
+import threading
 import warnings
 from pathlib import Path
 
 import pytest
+from _threads import child_succeeds
 
 from gaudi3_rt import device, events
 from gaudi3_rt.device import _hlml
@@ -221,3 +223,50 @@ def test_standard_output_of_others_is_left_alone(hlml, pyhlml, capsys, monkeypat
     monkeypatch.setattr(importlib.import_module("pyhlml"), "hlmlInit", slow_init)
     assert hlml.telemetry(2).power_watts == 850.5
     assert capsys.readouterr().out == "step 12 done\n"
+
+
+def test_closing_does_not_wait_for_a_reading_that_hangs(hpus, monkeypatch, caplog):
+    """Inside of the driver, in another thread: the end of the run is not kept from coming. It is closed later."""
+    (one, _), begun, goes_on = hpus, threading.Event(), threading.Event()
+    monkeypatch.setattr(_hlml, "LAST", 0.001)
+    source = one._sensors._sources[0]
+
+    def hang(*_):
+        begun.set()
+        goes_on.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "_try", hang)
+        reader = threading.Thread(target=one.telemetry)
+        reader.start()
+        begun.wait()
+        one.close()
+        assert "HLML has not answered for 0.001 s; it is not shut down" in caplog.text
+        goes_on.set()
+        reader.join()
+    assert source._pyhlml is not None
+    one.close()
+    assert source._pyhlml is None
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_that_is_forked_during_a_reading(hpus):
+    """Can close what it does not use."""
+    source = hpus[0]._sensors._sources[0]
+    assert child_succeeds(lambda: source.close() is None and source._lock.acquire(blocking=False), source._lock)
+
+
+def test_filters_of_warnings_are_not_mixed_up(hlml, monkeypatch):
+    """Sensors are read in threads, and somebody else's catch_warnings() may begin during the import and end later."""
+    other, load = warnings.catch_warnings(), importlib.import_module
+
+    def import_module(name):
+        other.__enter__()
+        return load(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_hlml.importlib, "import_module", import_module)
+        hlml.boards()
+    other.__exit__(None, None, None)
+    with pytest.raises(DeprecationWarning):
+        warnings.warn("of somebody else", DeprecationWarning, stacklevel=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from _threads import refuse
 
 from gaudi3_rt import doctor, tpc
 from gaudi3_rt.doctor import _build, _report
@@ -316,6 +317,15 @@ def test_a_probe_that_fails_is_a_finding(host, monkeypatch, error, what):
     assert report.exit_status() == MACHINE
 
 
+def test_a_machine_without_threads(host, monkeypatch):
+    """What cannot be examined is a finding, too; the others are examined."""
+    refuse(monkeypatch, "gaudi3_rt doctor disk")
+    report = examine(host)
+    (finding,) = report.findings
+    assert (finding.what, finding.seen) == ("the disk could not be examined", "RuntimeError: can't start new thread")
+    assert report.section("memory").facts
+
+
 def test_a_probe_that_hangs_is_a_finding(host, monkeypatch):
     """It is left behind after the timeout; the others are examined."""
     import threading  # noqa: PLC0415 (for this one)
@@ -328,7 +338,11 @@ def test_a_probe_that_hangs_is_a_finding(host, monkeypatch):
 
     probes = {"disk": hang, "memory": doctor._examine._PROBES["memory"]}
     monkeypatch.setattr(doctor._examine, "_PROBES", probes)
-    report = examine(host, timeout=0.05)
+    run = doctor._examine._run
+    monkeypatch.setattr(  # nobody else has to be quick
+        doctor._examine, "_run", lambda name, probe, *given: run(name, probe, given[0], 0.05 if probe is hang else 60)
+    )
+    report = examine(host)
     assert not ended.is_set()
     release.set()
     assert ended.wait(60)

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from _memory_series import GB, Script, Ticks
+from _threads import begun_since, child_succeeds, refuse
 
 from gaudi3_rt import events
 from gaudi3_rt._protocols import MemoryStats
@@ -115,10 +116,10 @@ class Counting:
 def test_the_thread_samples_at_its_interval_until_the_end():
     """It goes on by itself, and is gone afterwards."""
     device = Counting(wanted=5)
-    before = threading.active_count()
+    before = threading.enumerate()
     with MemoryMonitor(device, interval=0.001) as monitor:
         assert device.enough.wait(timeout=60)
-    assert threading.active_count() == before
+    assert begun_since(before) == []
     readings = device.readings
     assert len(monitor.timeline) == readings >= 5
 
@@ -146,6 +147,29 @@ def test_a_monitor_can_be_entered_again_but_not_twice_at_once():
     with monitor:
         pass
     assert len(monitor.timeline) > first
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_leaves_the_block_without_a_sample():
+    """Nor does it wait for a lock that the thread had at that moment."""
+    device = Counting(wanted=1)
+    with MemoryMonitor(device, interval=3600) as monitor:
+        assert device.enough.wait(timeout=60)
+        leaves = lambda: monitor.__exit__(None, None, None) or len(monitor.timeline) == device.readings == 1  # noqa: E731
+        assert child_succeeds(leaves, monitor._lock)
+    assert device.readings == 2
+
+
+def test_without_a_thread_it_has_not_begun(monkeypatch):
+    """And can begin later."""
+    monitor = MemoryMonitor(Counting(wanted=1), interval=3600)
+    with monkeypatch.context() as patch:
+        refuse(patch, "memory of")
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            monitor.__enter__()
+    with monitor:
+        pass
+    assert monitor.timeline
 
 
 def test_hooks_may_ask_the_monitor():

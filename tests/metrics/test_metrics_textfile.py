@@ -5,10 +5,12 @@ import threading
 
 import pytest
 from _scrape import PREFIX
+from _threads import refuse
 from prometheus_client.parser import text_string_to_metric_families
 
 from gaudi3_rt import events, metrics
 from gaudi3_rt.errors import ParameterValidationError
+from gaudi3_rt.metrics import _textfile
 
 LONG = 30.0  # seconds until a test gives up; none waits for it
 
@@ -52,6 +54,7 @@ def test_one_file_for_each_rank_while_it_runs(tmp_path, written):
             with pytest.raises(ParameterValidationError, match="already running"):
                 writer.__enter__()
             events.emit(events.StepCompleted, step=1, seconds=1.0)
+            assert counted.flush(LONG)
             for _ in range(3):  # what was under way has not seen it
                 written()
             assert steps_in(writer.path) == 1
@@ -107,6 +110,60 @@ def test_a_write_that_fails_does_not_end_it(tmp_path, written, caplog, monkeypat
                 written()
             assert steps_in(writer.path) == 0
     assert caplog.text.count(f"cannot be written ({error}); it is tried again") == 1
+
+
+def test_a_write_that_is_left_behind_leaves_no_file(tmp_path, monkeypatch, caplog):
+    """When the file system answers again, after the end: node-exporter would expose it for ever."""
+    begun, goes_on, write = threading.Event(), threading.Event(), metrics.Metrics.write_textfile
+
+    def hangs(self, path):
+        begun.set()
+        assert goes_on.wait(LONG)
+        write(self, path)
+
+    monkeypatch.setattr(metrics.Metrics, "write_textfile", hangs)
+    monkeypatch.setattr(_textfile, "LAST", 0.001)
+    with metrics.Metrics(system=False) as counted:
+        with metrics.TextfileWriter(counted, tmp_path) as writer:
+            assert begun.wait(LONG)
+            thread = writer._thread
+        assert "it is left behind" in caplog.text
+        goes_on.set()
+        thread.join(LONG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_removed(tmp_path, written, caplog):
+    """Does not hide what ended the run."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def fail():
+        with (
+            metrics.Metrics(system=False) as counted,
+            metrics.TextfileWriter(counted, folder, interval_seconds=1000) as writer,
+        ):
+            written()
+            writer.path.unlink()
+            writer.path.mkdir()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert "gaudi3_rt_rank0.prom cannot be removed: " in caplog.text
+
+
+def test_without_a_thread_it_has_not_begun(tmp_path, monkeypatch):
+    """And can begin later."""
+    with metrics.Metrics(system=False) as counted:
+        writer = metrics.TextfileWriter(counted, tmp_path, keep=True)
+        with monkeypatch.context() as patch:
+            refuse(patch, "metrics as a file")
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                writer.__enter__()
+        with writer:
+            pass
+    assert writer.path.exists()
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

@@ -7,6 +7,7 @@ from collections import namedtuple
 import psutil
 import pytest
 from _scrape import of_section, scrape
+from _threads import refuse
 
 from gaudi3_rt import metrics
 from gaudi3_rt.metrics import _system
@@ -112,6 +113,17 @@ def test_a_file_system_that_hangs(monkeypatch, caplog):
     system._spaces["/nfs"]._thread.join(LONG)
     monkeypatch.setattr(_system, "PATIENCE", LONG)
     assert system()["system_disk_total_bytes"] == {("/nfs",): 30}
+
+
+def test_a_machine_without_threads(monkeypatch):
+    """Of all figures those of file systems are missing; they come back with the next scrape."""
+    system = metrics.System(["/"])
+    with monkeypatch.context() as patch:
+        refuse(patch, "space of")
+        found = system()
+    assert (found["system_disk_used_bytes"], found["system_memory_total_bytes"] != {}) == ({}, True)
+    monkeypatch.setattr(_system, "PATIENCE", LONG)
+    assert set(system()["system_disk_used_bytes"]) == {("/",)}
 
 
 def test_a_file_system_that_is_not_there(tmp_path):

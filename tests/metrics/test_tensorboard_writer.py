@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import threading
 
 import pytest
 
@@ -12,6 +13,7 @@ from gaudi3_rt.metrics import CATALOGUE, PREFIX
 
 pytest.importorskip("tensorboard", reason="tensorboard is not installed")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 
 def scalars(folder):
@@ -108,6 +110,32 @@ def test_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match=r'pip install "gaudi3_rt\[tensorboard\]"'):
         metrics.TensorBoardWriter(tmp_path)
+
+
+def test_a_file_system_that_hangs_ends_no_training(tmp_path, monkeypatch, caplog):
+    """The end waits for a while, and then leaves the file to the thread that is in the middle of writing it."""
+    begun, goes_on = threading.Event(), threading.Event()
+    add_scalar = SummaryWriter.add_scalar
+
+    def hang(*given, **named):
+        begun.set()
+        assert goes_on.wait(30)
+        add_scalar(*given, **named)
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", hang)
+    with metrics.TensorBoardWriter(tmp_path, rank=0) as writer:
+        step(1)
+        subscription = writer._subscription
+        monkeypatch.setattr(subscription, "close", lambda close=subscription.close: close(0.001))
+        assert not subscription.flush(0)
+        assert begun.wait(30)
+        thread, left = subscription._thread, writer._writer
+        monkeypatch.setattr(left, "close", lambda: pytest.fail("it would hang, too"))
+    assert f"the last scalars in {writer.folder} may be missing: the file system does not answer" in caplog.text
+    monkeypatch.undo()
+    goes_on.set()
+    thread.join(30)
+    left.close()
 
 
 def test_a_full_disk_ends_no_training(tmp_path, monkeypatch, caplog):

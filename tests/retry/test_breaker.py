@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from _retry_clock import FakeClock
+from _threads import child_succeeds
 
 from gaudi3_rt import errors, events
 from gaudi3_rt.retry import BreakerState, CircuitBreaker, RetryBudget, RetryPolicy, execute_with_retry
@@ -103,6 +104,14 @@ def test_one_probe_among_20_threads(breaker, clock):
     assert {error.context["retry_after_seconds"] for error in refused} == {10}
     assert "its probe is out" in str(refused[0])
     assert breaker.state is BreakerState.CLOSED
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_waits_for_no_lock_of_its_parent(breaker):
+    """A worker of a data loader, for example, which was forked while another thread made a call."""
+    budget = RetryBudget(3)
+    assert child_succeeds(lambda: budget.spend(OSError), budget._lock)
+    assert child_succeeds(lambda: use(breaker) is None, breaker._lock)
 
 
 @pytest.mark.parametrize("form", ["decorator", "async with", "with"])

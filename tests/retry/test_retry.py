@@ -236,7 +236,8 @@ def test_a_retry_is_one_entry_of_the_log(call, caplog):
         call([TimeoutError()])
         with pytest.raises(TimeoutError):
             call([TimeoutError()] * 9, max_attempts=2)
-    assert [(r.message, r.levelname) for r in caplog.records] == [
+    entries = [r for r in caplog.records if r.name.startswith("gaudi3_rt")]  # asyncio may have something to say, too
+    assert [(r.message, r.levelname) for r in entries] == [
         ("retry_scheduled", "WARNING"),
         ("retry_scheduled", "WARNING"),
         ("retry_exhausted", "WARNING"),

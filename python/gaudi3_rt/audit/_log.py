@@ -10,7 +10,6 @@ import os
 import pwd
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from gaudi3_rt._forks import reset_in_children
 from gaudi3_rt._redact import redact, redact_text
 from gaudi3_rt.audit._chain import TORN, BrokenChainError, Link, decode, encode, follow, torn_fields
 from gaudi3_rt.errors import DataValidationError, InsufficientStorageError
@@ -55,13 +55,17 @@ class AuditLog:
         self.path = Path(path).absolute()
         self.actor = actor or _user()
         self._clock = clock
-        self._lock = threading.RLock()
-        self._is_held = False
-        _all_logs.add(self)
+        self._after_fork()
+        reset_in_children(self)
         self._link = Link()
         self._end: tuple[int, int] | None = None  # inode and length at the last look
         with self._locked() as descriptor:
             self._catch_up(descriptor)
+
+    def _after_fork(self) -> None:
+        """Also at the start. What a parent's thread was writing, the child finds in the file."""
+        self._lock = threading.RLock()
+        self._is_held = False
 
     def append(self, event: str, /, *, actor: str | None = None, **fields: Any) -> str:
         """Writes a record and waits until it is on disk.
@@ -122,10 +126,12 @@ class AuditLog:
                     _sync_folder(self.path.parent)
                 yield descriptor
             finally:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)
-                os.close(descriptor)
-                self._is_held = False
+                try:
+                    with contextlib.suppress(OSError):
+                        fcntl.flock(descriptor, fcntl.LOCK_UN)
+                    os.close(descriptor)
+                finally:  # also if Ctrl-C comes in between
+                    self._is_held = False
 
     def _catch_up(self, descriptor: int) -> None:
         """Verifies what was written since the last look, and ends a line that is torn."""
@@ -175,18 +181,6 @@ class AuditLog:
             context={"path": str(self.path)},
             suggestions=[f"gaudi3-rt audit-log verify {self.path}", "keep the file as evidence and begin a new one"],
         )
-
-
-_all_logs: weakref.WeakSet[AuditLog] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """A lock may be held by a thread that the child does not have; what it was writing, the child finds in the file."""
-    for log in _all_logs:
-        log._lock, log._is_held = threading.RLock(), False
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _tail(descriptor: int, size: int) -> tuple[Link | None, list[bytes]]:

@@ -109,11 +109,12 @@ def _mapping(node: MappingNode, path: tuple[str, ...], lines: dict[tuple[str, ..
         if key == "<<":
             msg = f"line {line}: merge keys (<<) are not taken; write the values again"
             raise YamlError(msg)
+        place = (*path, key)
         if key in found:
-            msg = f"line {line}: the key {key[:80]!r} is there twice; first in line {lines[(*path, key)]}"
+            msg = f"line {line}: the key {key[:80]!r} is there twice; first in line {lines[place]}"
             raise YamlError(msg)
-        lines[(*path, key)] = line
-        found[key] = _value(value_node, (*path, key), lines)
+        lines[place] = line
+        found[key] = _value(value_node, place, lines)
     return found
 
 

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 
+from gaudi3_rt._forks import reset_in_children
 from gaudi3_rt._protocols import Clock, Telemetry
 from gaudi3_rt.device._sources import Board, SourceError
 
@@ -42,6 +43,10 @@ _SCALES = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "mw": 1e-3, "%": 1e
 _HEADER = re.compile(r"([a-z_.-]+)\s*(?:\[([^\]]*)\])?", re.IGNORECASE)
 _VALUE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 
+_left_behind: set[subprocess.Popen[str]] = set()
+"""Commands of this process that were killed and have not ended: nobody starts another beside them, and the next who
+asks waits for them if they have."""
+
 
 class HlSmi:
     """The command, run without a shell; one run serves all that is asked for within ``FRESH`` seconds.
@@ -52,9 +57,13 @@ class HlSmi:
 
     def __init__(self, clock: Clock = time) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
         self._answer: tuple[float, dict[int, Row] | SourceError] | None = None
-        self._hanging: subprocess.Popen[str] | None = None
+        self._after_fork()
+        reset_in_children(self)
+
+    def _after_fork(self) -> None:
+        """Also at the start."""
+        self._lock = threading.Lock()
 
     def boards(self) -> list[Board]:
         """All HPUs that the driver shows.
@@ -116,9 +125,11 @@ class HlSmi:
 
     def _run(self) -> dict[int, Row]:
         """Runs the command, but not beside one that still hangs."""
-        if self._hanging is not None and self._hanging.poll() is None:
-            msg = f"{COMMAND} (pid {self._hanging.pid}) has not answered, and has not ended since it was killed"
-            raise SourceError(msg)
+        for process in list(_left_behind):  # others may look at the same time
+            if process.poll() is None:
+                msg = f"{COMMAND} (pid {process.pid}) has not answered, and has not ended since it was killed"
+                raise SourceError(msg)
+            _left_behind.discard(process)
         path = shutil.which(COMMAND)
         if path is None:
             msg = f"{COMMAND} is not on the path"
@@ -149,7 +160,8 @@ class HlSmi:
             raise SourceError(msg)
         return parse_table(table)
 
-    def _end(self, process: subprocess.Popen[str]) -> None:
+    @staticmethod
+    def _end(process: subprocess.Popen[str]) -> None:
         """Kills the command, and remembers it if that takes long."""
         process.kill()
         for pipe in filter(None, (process.stdout, process.stderr)):
@@ -157,7 +169,7 @@ class HlSmi:
         try:
             process.wait(LAST)
         except subprocess.TimeoutExpired:
-            self._hanging = process
+            _left_behind.add(process)
 
 
 class Row:
@@ -191,7 +203,11 @@ def parse_table(text: str) -> dict[int, Row]:
     Raises:
         SourceError: there is no header with one of the two.
     """
-    lines = list(csv.reader(text.splitlines(), skipinitialspace=True))
+    try:
+        lines = list(csv.reader(text.splitlines(), skipinitialspace=True))
+    except csv.Error as error:  # a cell of over 131,072 characters; before Python 3.11 a NUL, too
+        msg = f"{COMMAND} printed no table: {error}"
+        raise SourceError(msg) from error
     for number, header in enumerate(lines, 1):
         names = [_HEADER.fullmatch(cell.strip()) for cell in header]
         columns = [("", "") if match is None else (match[1].lower(), match[2] or "") for match in names]

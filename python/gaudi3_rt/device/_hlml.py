@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gaudi3_rt._forks import reset_in_children
 from gaudi3_rt._protocols import Telemetry
 from gaudi3_rt.device._sources import Board, SourceError
+
+_log = logging.getLogger(__name__)
 
 UNINITIALIZED, NOT_SUPPORTED, NO_DATA = 1, 3, 21
 CODES = {
@@ -30,6 +34,9 @@ CODES = {
 }
 """What HLML's return codes mean (pyhlml, ``pyhlml_types_generated.py``)."""
 
+LAST = 1.0
+"""Seconds that :meth:`Hlml.close` waits for a reading that is under way."""
+
 ON_CHIP, CORRECTED, UNCORRECTED, SINCE_DRIVER_LOAD, SOC_CLOCK = 0, 0, 1, 0, 0
 
 
@@ -41,9 +48,14 @@ class Hlml:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._after_fork()
+        reset_in_children(self)
         self._pyhlml: Any = None
         self._handles: dict[int, Any] = {}
+
+    def _after_fork(self) -> None:
+        """Also at the start."""
+        self._lock = threading.RLock()
 
     def boards(self) -> list[Board]:
         """All HPUs that the driver shows.
@@ -85,12 +97,17 @@ class Hlml:
             )
 
     def close(self) -> None:
-        """Shuts HLML down if it was initialized here."""
-        with self._lock:
+        """Shuts HLML down if it was initialized here; not while a reading hangs, for which nobody waits for long."""
+        if not self._lock.acquire(timeout=LAST):
+            _log.warning("HLML has not answered for %g s; it is not shut down", LAST)
+            return
+        try:
             pyhlml, self._pyhlml, self._handles = self._pyhlml, None, {}
             if pyhlml is not None:
                 with contextlib.suppress(pyhlml.HLMLError):
                     pyhlml.hlmlShutdown()
+        finally:
+            self._lock.release()
 
     def _board(self, module: int, handle: Any) -> Board:
         """What HLML says of one HPU."""
@@ -144,10 +161,12 @@ class Hlml:
     def _initialized(self) -> Any:
         """The module pyhlml, with HLML initialized."""
         if self._pyhlml is None:
+            if "pyhlml" not in sys.modules:
+                # It deprecates a part of itself that it imports. Not in catch_warnings(): another thread's may overlap,
+                # and the filters of the one that ends last would stay for good.
+                warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"pyhlml\b")
             try:
-                with warnings.catch_warnings():  # it deprecates a part of itself that it imports
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    pyhlml = importlib.import_module("pyhlml")
+                pyhlml = importlib.import_module("pyhlml")
             except ImportError as error:
                 msg = 'pyhlml cannot be imported; install it with: pip install "gaudi3_rt[hpu]"'
                 raise SourceError(msg) from error

@@ -75,14 +75,15 @@ class DeviceSampler:
             msg = "this sampler is already running; make another one, or leave its with block first"
             raise ParameterValidationError(msg)
         self._pid, self._stop = os.getpid(), threading.Event()
-        self._threads = [
-            threading.Thread(
-                target=reader.run, args=(self._stop,), name=f"sensors of {reader.device.name}", daemon=True
-            )
-            for reader in self._readers
-        ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for reader in self._readers:
+                name = f"sensors of {reader.device.name}"
+                thread = threading.Thread(target=reader.run, args=(self._stop,), name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -121,8 +122,8 @@ class _Reader:
     def read(self, stop: threading.Event) -> None:
         """Once; a reading that comes after it was stopped is nobody's."""
         device, began = self.device, self._clock.monotonic()
-        reading = self._try(device.telemetry, events.TelemetryUnavailable, "reason")
-        stats = self._try(self._memory, events.MemoryUnreadable, "error")
+        reading = self._try(stop, device.telemetry, events.TelemetryUnavailable, "reason")
+        stats = self._try(stop, self._memory, events.MemoryUnreadable, "error")
         found: dict[str, Any] = {name: getattr(reading, name, None) for name in _TELEMETRY}
         found.update((f"memory_{name}_bytes", getattr(stats, name, None)) for name in _MEMORY)
         if stop.is_set() or all(value is None for value in found.values()):
@@ -140,12 +141,12 @@ class _Reader:
         """Of this process, if it has the device."""
         return self.device.memory_stats() if self.device.acquired else None
 
-    def _try(self, ask: Callable[[], Any], failure: type[events.Event], field: str) -> Any:
+    def _try(self, stop: threading.Event, ask: Callable[[], Any], failure: type[events.Event], field: str) -> Any:
         """An answer; None if there is none, which is told once until there is one again."""
         try:
             answer = ask()
         except Exception as error:  # noqa: BLE001 (whatever a driver raises, the run goes on)
-            if failure not in self._failing:
+            if failure not in self._failing and not stop.is_set():
                 self._failing.add(failure)
                 text = {field: f"{type(error).__name__}: {error}"}
                 events.emit(failure, device=self.device.name, simulated=self.device.simulated, **text)

@@ -73,7 +73,10 @@ def _run(name: str, probe: Probe, host: Host, timeout: float) -> Section:
             answers.append(Section(name=name, findings=(_failed(name, error),)))
 
     thread = threading.Thread(target=work, name=f"gaudi3_rt doctor {name}", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # no more threads
+        return Section(name=name, findings=(_failed(name, error),))
     thread.join(timeout)
     return answers[0] if answers else Section(name=name, findings=(_silent(name, timeout),))
 

@@ -167,6 +167,8 @@ class Subscription:
     def _put(self, event: Event) -> None:
         item = (contextvars.copy_context(), event)
         with self._changed:
+            if not self._open:  # since deliver() looked: nobody would empty the queue any more
+                return
             if self._thread is None and not self._restart():
                 self._count_dropped(1)
                 return

@@ -9,12 +9,17 @@ import os
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from gaudi3_rt.errors import InvalidConfigurationError
 
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler  # takes a type only from Python 3.11 on
 
-class StreamSink(logging.StreamHandler[TextIO]):
+
+class StreamSink(_StreamHandler):
     """A stream; standard error as it is at each entry if None was given.
 
     Attributes:
@@ -79,6 +84,7 @@ class FileSink(RotatingFileHandler):
 
     def __init__(self, path: Path, max_bytes: int, backup_count: int) -> None:
         self.failed = 0
+        self._is_closed = False
         self._owner = os.getpid()
         path.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(path, "a", max_bytes, backup_count, "utf-8", errors="backslashreplace")
@@ -86,6 +92,11 @@ class FileSink(RotatingFileHandler):
             self.close()
             msg = f"log file {path} is written by another process; give each process a file of its own"
             raise InvalidConfigurationError(msg, context={"file": str(path)})
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes an entry; one of a thread that comes as the file is closed would open it again, for ever."""
+        if not self._is_closed:
+            super().emit(record)
 
     def lock_file(self) -> bool:
         """Holds the file; False if another process does. Where the file system has no locks, nobody can."""
@@ -138,6 +149,7 @@ class FileSink(RotatingFileHandler):
 
     def close(self) -> None:
         """Closes the file; what cannot be written any more is lost."""
+        self._is_closed = True
         try:
             super().close()
         except OSError:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from gaudi3_rt import events
+from gaudi3_rt._forks import reset_in_children
 from gaudi3_rt._protocols import Clock, MemoryStats
 from gaudi3_rt.errors import ParameterValidationError
 from gaudi3_rt.memory._findings import Finding, LeakWatch, Mark, Watermarks
@@ -30,7 +31,7 @@ class MemoryMonitor:
     """Watches the memory of a device, or of this process.
 
     As a context manager it samples in a thread of its own; without one, call :meth:`sample`. A sample reads the
-    device's counters and does not wait for it.
+    device's counters and does not wait for it. A forked child samples nothing by itself.
 
     Args:
         device: what to watch: a ``Device``, or anything with ``name``, ``simulated`` and ``memory_stats()``, such as
@@ -68,15 +69,20 @@ class MemoryMonitor:
         self._clock = clock
         self._timeline = Timeline(capacity)
         self._marks: deque[Mark] = deque(maxlen=_MARKS)
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._after_fork()
+        reset_in_children(self)
         self._started = self._clock.monotonic()
         self._steps = 0
         self._last: MemoryStats | None = None
         self._is_failing = False
         self._watermarks = Watermarks(high, low)
         self._leaks = LeakWatch(self._label, warmup, min_growth)
+
+    def _after_fork(self) -> None:
+        """Also at the start. A child has no thread that samples."""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     # The thread
 
@@ -85,17 +91,19 @@ class MemoryMonitor:
             msg = "this monitor is already running; make another one, or leave its with block first"
             raise ParameterValidationError(msg)
         self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name=f"memory of {self.device.name}", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=f"memory of {self.device.name}", daemon=True)
+        thread.start()
+        self._thread = thread
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         thread, self._thread = self._thread, None
+        if thread is None:  # a forked child leaves the block, which is its parent's
+            return
         self._stop.set()
-        if thread is not None:
-            thread.join()
+        thread.join()
         self.sample()
 
     def _run(self) -> None:

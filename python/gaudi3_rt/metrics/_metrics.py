@@ -105,13 +105,16 @@ class Metrics:
     def __exit__(self, *_: object) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            subscription.close()
-            if os.getpid() == self._pid:  # a forked child's registry may be locked by a thread that it does not have
-                self.registry.unregister(self._exposition)
+            try:
+                subscription.close()
+            finally:
+                if os.getpid() == self._pid:  # a forked child's registry may be locked by a thread that it has not
+                    self.registry.unregister(self._exposition)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Waits until what was emitted before is counted; whether it was within ``timeout`` seconds."""
-        return self._subscription is None or self._subscription.flush(timeout)
+        subscription = self._subscription  # the block may end meanwhile, in another thread
+        return subscription is None or subscription.flush(timeout)
 
     def write_textfile(self, path: str | os.PathLike[str]) -> None:
         """Writes what a scrape would get into a file, which is replaced as a whole.

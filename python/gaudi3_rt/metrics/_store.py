@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
-import os
 import threading
-import weakref
 from bisect import bisect_left
 from dataclasses import dataclass
 
+from gaudi3_rt._forks import reset_in_children
 from gaudi3_rt.metrics._catalogue import BOUNDS, BY_NAME, DURATIONS, OTHER
 
 LONGEST_LABEL = 128
@@ -54,12 +52,11 @@ class Store:
         self._distributions: dict[str, dict[Labels, Distribution]] = {name: {} for name in BY_NAME}
         self._texts: dict[tuple[str, str], set[str]] = {}
         self._is_logged = False
-        self.reset_lock()
-        _prepare()
-        _stores.add(self)
+        self._after_fork()
+        reset_in_children(self)
 
-    def reset_lock(self) -> None:
-        """A forked child has none of the threads that may hold it."""
+    def _after_fork(self) -> None:
+        """Also at the start."""
         self.lock = threading.Lock()
 
     def add(self, name: str, amount: float, *labels: str) -> Kept | None:
@@ -133,17 +130,3 @@ class Store:
 def clean(text: str) -> str:
     """A label that can be written: a lone surrogate, as in some file names, would break the whole exposition."""
     return text.encode("utf-8", "replace").decode()
-
-
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-
-
-@functools.cache
-def _prepare() -> None:
-    """Once: what has to happen when this process forks."""
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _after_fork() -> None:
-    for store in _stores:
-        store.reset_lock()

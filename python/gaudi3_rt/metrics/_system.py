@@ -121,8 +121,13 @@ class _Space:
         if self._thread is not None and self._thread.is_alive():
             return None
         self._reading = None
-        self._thread = threading.Thread(target=self._read, name=f"space of {self._path}", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._read, name=f"space of {self._path}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads; the other figures are scraped
+            _log.debug("the space of %s cannot be read: %s", self._path, error)
+            return None
+        self._thread = thread
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
             _log.warning("the file system at %s does not answer; its space is left out until it does", self._path)

@@ -74,7 +74,9 @@ class TensorBoardWriter:
     def __exit__(self, *_: object) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None and os.getpid() == self._pid:
-            subscription.close()
+            if not subscription.close():  # the file is left to the hook's thread, which is in the middle of it
+                _log.warning("the last scalars in %s may be missing: the file system does not answer", self.folder)
+                return
             try:
                 self._close()
             except Exception as error:  # noqa: BLE001 (a full disk, for example, ends no training)

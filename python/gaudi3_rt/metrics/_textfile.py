@@ -62,8 +62,9 @@ class TextfileWriter:
             msg = "this writer is already running; make another one, or leave its with block first"
             raise ParameterValidationError(msg)
         self._pid, self._stop = os.getpid(), threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(self._stop,), name="metrics as a file", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(self._stop,), name="metrics as a file", daemon=True)
+        thread.start()
+        self._thread = thread
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,13 +78,19 @@ class TextfileWriter:
         elif self._keep:
             self._metrics.flush()
             self._write()
-        else:
-            self.path.unlink(missing_ok=True)
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             self._write()
             stop.wait(self._interval_seconds)
+        if not self._keep:  # here, so that a write that was left behind leaves nothing behind
+            self._remove()
+
+    def _remove(self) -> None:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("%s cannot be removed: %s", self.path, error)
 
     def _write(self) -> None:
         try:

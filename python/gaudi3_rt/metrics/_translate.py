@@ -27,6 +27,13 @@ LAST_KNOWN = (
     ("training_learning_rate", "learning_rate"),
 )
 """What not every step measures."""
+OF_THE_RUN = (
+    "training_last_step_timestamp_seconds",
+    "training_last_checkpoint_timestamp_seconds",
+    "training_checkpoint_size_bytes",
+    *(name for name, _ in LAST_KNOWN),
+)
+"""What stays after the end, and says nothing of the next run: that would seem to stand still in its first step."""
 
 
 class Sink(Protocol):
@@ -63,6 +70,8 @@ def forget_device(sink: Sink, device: str, simulated: str) -> None:
 def _run_started(event: events.RunStarted, sink: Sink) -> None:
     sink.put("training_step", event.start_step)
     sink.put("training_stalled", 0)
+    for name in OF_THE_RUN:
+        sink.put(name, None)
     for name in ("training_steps_total", "training_skipped_steps_total"):
         sink.add(name, 0)
     for kind in anomaly_kinds():

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from gaudi3_rt import events
+from gaudi3_rt._forks import reset_in_children
 from gaudi3_rt._protocols import Clock
 from gaudi3_rt.errors import ParameterValidationError, ServiceUnavailableError
 from gaudi3_rt.retry._calls import is_async, name_of, refuse_coroutine
@@ -77,11 +78,16 @@ class CircuitBreaker:
         self.name = name
         self._counts = failures
         self._clock = clock
-        self._lock = threading.RLock()  # a signal handler may make a call while its thread does
+        self._after_fork()
+        reset_in_children(self)
         self._failures = 0
         self._opened_at: float | None = None
         self._probe: _Call | None = None
         self._probe_since = 0.0
+
+    def _after_fork(self) -> None:
+        """Also at the start."""
+        self._lock = threading.RLock()  # a signal handler may make a call while its thread does
 
     @property
     def state(self) -> BreakerState:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict, deque
 
+from gaudi3_rt._forks import reset_in_children
 from gaudi3_rt._protocols import Clock
 from gaudi3_rt.errors import ParameterValidationError
 
@@ -32,8 +33,13 @@ class RetryBudget:
         self.limit = limit
         self.window = window
         self._clock = clock
-        self._lock = threading.RLock()  # a signal handler may make a call while its thread does
+        self._after_fork()
+        reset_in_children(self)
         self._spent: defaultdict[type[BaseException], deque[float]] = defaultdict(deque)
+
+    def _after_fork(self) -> None:
+        """Also at the start."""
+        self._lock = threading.RLock()  # a signal handler may make a call while its thread does
 
     def spend(self, kind: type[BaseException]) -> bool:
         """Takes one retry of this class from the budget; False, and nothing taken, if none is left."""
