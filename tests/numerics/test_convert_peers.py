@@ -61,9 +61,10 @@ def test_a_library_goes_on_from_torch_and_back(layout, make):
     whole, reference = trained(lambda params: torch.optim.AdamW(params, weight_decay=0.01))
     params = [torch.nn.Parameter(param.detach().clone()) for param in whole]
     theirs = make(params, **({"block_size": 10**9} if layout == "torchao" else {}))
-    theirs.load_state_dict(convert_state(copy.deepcopy(reference.state_dict()), target=layout, steps=1).state_dict)
+    consent = {"steps": 1, "allow_lossy": layout == "torchao"}  # its first updates are a few parts in 100,000 others
+    theirs.load_state_dict(convert_state(copy.deepcopy(reference.state_dict()), target=layout, **consent).state_dict)
     train(theirs, params, range(3, 6))
-    back = convert_state(copy.deepcopy(theirs.state_dict()), optimizer="AdamW", steps=1)
+    back = convert_state(copy.deepcopy(theirs.state_dict()), optimizer="AdamW", **consent)
     assert back.certificate.source == layout
     resumed = torch.optim.AdamW(params)
     resumed.load_state_dict(back.state_dict)
@@ -100,7 +101,7 @@ def test_codes_of_torchao_are_decoded(tmp_path):
     pytest.importorskip("torchao.optim")
     _, theirs = trained(torchao)
     expected = theirs.state_dict()["state"][0]["exp_avg"].dequantize()
-    found = convert_state(theirs.state_dict(), optimizer="AdamW", steps=1)
+    found = convert_state(theirs.state_dict(), optimizer="AdamW", steps=1, allow_lossy=True)
     assert found.certificate.source == "torchao"
     torch.testing.assert_close(found.state_dict["state"][0]["exp_avg"], expected, rtol=1e-6, atol=0)
     torch.save(theirs.state_dict(), tmp_path / "in.pt")
@@ -113,5 +114,5 @@ def test_codes_of_torchao_are_decoded(tmp_path):
     finally:
         torch.serialization.add_safe_globals(known)
     assert type(saved["state"][0]["exp_avg"]) is _torchao.Codes
-    again = convert_state(saved, optimizer="AdamW", steps=1)
+    again = convert_state(saved, optimizer="AdamW", steps=1, allow_lossy=True)
     torch.testing.assert_close(again.state_dict["state"][0]["exp_avg"], expected, rtol=1e-6, atol=0)
