@@ -112,7 +112,23 @@ class PlainAdamW(torch.optim.Optimizer):
         p.copy_(value)
 
 
-class PlainSGD(torch.optim.Optimizer):
+class Each(torch.optim.Optimizer):
+    """Updates one parameter after the other."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.update(p, group)
+        return loss
+
+
+class PlainSGD(Each):
     """SGD as torch documents it."""
 
     def __init__(
@@ -135,18 +151,6 @@ class PlainSGD(torch.optim.Optimizer):
         options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, {**options, "nesterov": nesterov, "maximize": maximize})
 
-    @torch.no_grad()
-    def step(self, closure=None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.update(p, group)
-        return loss
-
     def update(self, p, group):
         g = -p.grad.float() if group["maximize"] else p.grad.float()
         g = g + group["weight_decay"] * p.float()
@@ -164,7 +168,7 @@ class PlainSGD(torch.optim.Optimizer):
         return group["nesterov"]
 
 
-class PlainMuon(torch.optim.Optimizer):
+class PlainMuon(Each):
     """Muon as torch documents it, with products in float32."""
 
     def __init__(
@@ -185,18 +189,6 @@ class PlainMuon(torch.optim.Optimizer):
         options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "eps": eps}
         options |= {"ns_coefficients": ns_coefficients, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn}
         super().__init__(params, options)
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.update(p, group)
-        return loss
 
     def update(self, p, group):
         mu, g = group["momentum"], p.grad.float()
